@@ -1,0 +1,1 @@
+"""What is measured. Pure data: nothing here imports torch."""

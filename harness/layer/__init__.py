@@ -1,0 +1,1 @@
+"""The mathematics that every implementation shares, on tensors."""

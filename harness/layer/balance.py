@@ -1,0 +1,210 @@
+"""How tokens spread over experts: one pure function a figure, and ``balance``, which fills in a record's ``Balance``.
+
+Notation: T tokens, E experts, k experts a token, c the tokens of each expert (any sequence of E counts), m = mean of c,
+p = c / sum of c. Where nothing was routed a figure has its balanced value: there is no imbalance without tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness.cases.shape import require
+from harness.records.record import Balance
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+    from harness.cases.shape import Shape
+    from harness.layer.contract import Routing
+
+
+def balance(routing: Routing, shape: Shape, *, tile_rows: int = 128) -> Balance:
+    """Compute all figures of one call's routing. Waits for the device.
+
+    ``drop_rate`` is the share of the T*k slots (T*E under ``mixture``) that reached no expert. Padding slots of expert
+    choice are no slots in this sense; there ``tokens_per_expert_choice`` says how many tokens got 0, 1, 2, ... experts.
+    The floors are those of independent uniform choices; expert choice is balanced by construction and has 1 and 0.
+    """
+    counts = histogram(routing.expert_ids, shape.experts)
+    tokens, chosen = len(routing.expert_ids), shape.router.kind == "expert_choice"
+    per_expert = 0.0 if chosen else _mean(counts)
+    return Balance(
+        histogram=counts,
+        max_over_mean=max_over_mean(counts),
+        max_vio=max_vio(counts),
+        cv2=cv2(counts),
+        normalised_entropy=normalised_entropy(counts),
+        gini=gini(counts),
+        distinct_experts=distinct_experts(counts),
+        dead_experts=dead_experts(counts),
+        drop_rate=drop_rate(counts, tokens * shape.active_experts),
+        tile_rows=tile_rows,
+        tile_padding=tile_padding(counts, tile_rows),
+        max_over_mean_floor=max_over_mean_floor(per_expert, shape.experts, shape.active_experts),
+        cv2_floor=cv2_floor(per_expert, shape.experts, shape.active_experts),
+        tokens_per_expert_choice=experts_per_token(routing.expert_ids, shape.experts) if chosen else None,
+    )
+
+
+def histogram(expert_ids: Tensor, experts: int) -> list[int]:
+    """Tokens of each expert, c; slots with id E hold none. (T, K) -> E counts."""
+    counts: list[int] = torch.bincount(expert_ids.flatten(), minlength=experts + 1)[:experts].tolist()
+    return counts
+
+
+def experts_per_token(expert_ids: Tensor, experts: int) -> list[int]:
+    """How many tokens got 0, 1, 2, ... experts: (T, K) -> K + 1 counts. The first is the number of tokens left out."""
+    got = (expert_ids < experts).sum(1)
+    counts: list[int] = torch.bincount(got, minlength=expert_ids.shape[1] + 1).tolist()
+    return counts
+
+
+def max_over_mean(counts: ArrayLike) -> float:
+    """Max c / m: 1 to E, balanced 1. Source: MaxOverload in tensor2tensor's expert_utils."""
+    c = _counts(counts)
+    return float(c.max() / c.mean()) if c.sum() else 1.0
+
+
+def max_vio(counts: ArrayLike) -> float:
+    """MaxVio = max c / m - 1: balanced 0. Source: arXiv 2408.15664, eq. 4, here of one batch."""
+    return max_over_mean(counts) - 1.0
+
+
+def balancedness(counts: ArrayLike) -> float:
+    """Inverse of ``max_over_mean``, m / max c: balanced 1. The name that expert-parallel load balancers use."""
+    return 1.0 / max_over_mean(counts)
+
+
+def cv2(counts: ArrayLike) -> float:
+    """Squared coefficient of variation, population variance(c) / m^2: balanced 0. Source: Shazeer 2017, eq. 7."""
+    c = _counts(counts)
+    return float(c.var() / c.mean() ** 2) if c.sum() else 0.0
+
+
+def entropy(counts: ArrayLike) -> float:
+    """Entropy of p in nats, -sum p ln p: 0 to ln E, balanced ln E (Shannon)."""
+    c = _counts(counts)
+    if not c.sum():
+        return math.log(len(c))
+    p = c[c > 0] / c.sum()
+    return max(0.0, -float((p * np.log(p)).sum()))
+
+
+def normalised_entropy(counts: ArrayLike) -> float:
+    """Entropy of p divided by ln E: 0 to 1, balanced 1."""
+    experts = len(_counts(counts))
+    return min(1.0, entropy(counts) / math.log(experts)) if experts > 1 else 1.0
+
+
+def effective_experts(counts: ArrayLike) -> float:
+    """How many equally loaded experts would have this entropy, exp(-sum p ln p): 1 to E, balanced E."""
+    return math.exp(entropy(counts))
+
+
+def gini(counts: ArrayLike) -> float:
+    """Gini coefficient, sum_i (2i - E - 1) c_(i) / (E * sum c), c ascending, i from 1: balanced 0, below 1."""
+    c = np.sort(_counts(counts))
+    weights = 2.0 * np.arange(1, len(c) + 1) - len(c) - 1
+    return float((weights * c).sum() / (len(c) * c.sum())) if c.sum() else 0.0
+
+
+def distinct_experts(counts: ArrayLike) -> int:
+    """D, the number of experts that got any token: the weights that must be read."""
+    return int(np.count_nonzero(_counts(counts)))
+
+
+def dead_experts(counts: ArrayLike) -> int:
+    """Experts that got no token, E - D."""
+    return len(_counts(counts)) - distinct_experts(counts)
+
+
+def rank_imbalance(counts: ArrayLike, ranks: int) -> float:
+    """Max / mean of the sums over expert-parallel ranks, each holding E / ranks consecutive experts.
+
+    Raises
+    ------
+    ValueError
+        when the ranks do not divide the experts.
+    """
+    c = _counts(counts)
+    require(ranks >= 1 and len(c) % ranks == 0, "ranks", ranks, f"a divisor of experts = {len(c)}")
+    return max_over_mean(c.reshape(ranks, -1).sum(1))
+
+
+def drop_rate(counts: ArrayLike, slots: int) -> float:
+    """Share of the slots that tokens asked for and that reached no expert: 1 - sum c / slots, at least 0.
+
+    With c counted after dropping this is sum max(0, wanted - capacity) / (T*k).
+    """
+    return max(0.0, 1.0 - float(_counts(counts).sum()) / slots) if slots else 0.0
+
+
+def slot_waste(counts: ArrayLike, capacity: int) -> float:
+    """Share of E * capacity reserved rows that stay empty: 1 - sum min(c, C) / (E*C); full 0."""
+    c = _counts(counts)
+    return 1.0 - float(np.minimum(c, capacity).sum()) / (len(c) * capacity) if capacity else 0.0
+
+
+def tile_padding(counts: ArrayLike, rows: int) -> float:
+    """Share of rows that are padding when each expert's tokens fill tiles: 1 - sum c / sum ceil(c / rows) * rows."""
+    c = _counts(counts)
+    padded = float((np.ceil(c / rows) * rows).sum())
+    return 1.0 - float(c.sum()) / padded if padded else 0.0
+
+
+def max_over_mean_floor(per_expert: float, experts: int, k: int) -> float:
+    """Estimate max / mean of uniform routing with m tokens an expert: 1 + sqrt(2 ln E * (1 - k/E) / m).
+
+    The usual bound on the largest of E normals of variance m (1 - k/E); 1 to 2 % above simulation where m > 100.
+    """
+    if not per_expert:
+        return 1.0
+    return 1.0 + math.sqrt(2.0 * math.log(experts) * (1.0 - k / experts) / per_expert)
+
+
+def cv2_floor(per_expert: float, experts: int, k: int) -> float:
+    """Estimate CV^2 of uniform routing with m tokens an expert: (1 - k/E) / m, the binomial variance over m^2."""
+    return (1.0 - k / experts) / per_expert if per_expert else 0.0
+
+
+def co_activation(expert_ids: Tensor, experts: int) -> Tensor:
+    """A_ij, the tokens that use both i and j; A_ii = c_i. (T, K) -> (E, E) float64."""
+    member = torch.zeros(len(expert_ids), experts + 1, dtype=torch.float64, device=expert_ids.device)
+    member = member.scatter(1, expert_ids, 1.0)[:, :experts]
+    return member.T @ member
+
+
+def co_activation_lift(expert_ids: Tensor, experts: int) -> Tensor:
+    """A_ij * T / (c_i c_j), (E, E): 1 where i and j are chosen independently; 0 where either got no token."""
+    together = co_activation(expert_ids, experts)
+    c = together.diagonal()
+    return together * len(expert_ids) / torch.outer(c, c).clamp(min=1.0)
+
+
+def first_choice_repeat(expert_ids: Tensor) -> float:
+    """P(the next token's first choice is this one's): 1/E when tokens are independent and experts equally likely.
+
+    Ids (T, K), best first, tokens in their order in the text. Source: Mixtral (arXiv 2401.04088), table 5.
+    """
+    repeats = expert_ids[1:, 0] == expert_ids[:-1, 0]
+    return float(repeats.double().mean()) if len(repeats) else 0.0
+
+
+def any_choice_repeat(expert_ids: Tensor, experts: int) -> float:
+    """P(two consecutive tokens share any expert): 1 - C(E-k, k) / C(E, k) when independent and equally likely."""
+    shared = (expert_ids[1:, :, None] == expert_ids[:-1, None, :]) & (expert_ids[1:, :, None] < experts)
+    repeats = shared.flatten(1).any(1)
+    return float(repeats.double().mean()) if len(repeats) else 0.0
+
+
+def _counts(counts: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(counts, dtype=np.float64)
+
+
+def _mean(counts: ArrayLike) -> float:
+    return float(_counts(counts).mean())

@@ -1,0 +1,94 @@
+"""What one call is given: tokens and their routing, fresh for every draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.layer.contract import Routing
+from harness.layer.routers import route
+from harness.layer.traffic import make_logits, router_noise, selection_bias
+from harness.layer.weights import TORCH_DTYPES
+
+if TYPE_CHECKING:
+    from harness.cases.case import Case
+    from harness.cases.shape import Shape
+    from harness.layer.weights import Weights
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One call's arguments. x (T, H); dy (T, H) is the gradient that arrives from above, None in a forward pass.
+
+    ``selection_bias`` (E,) and ``router_noise`` (T, E) are what the router adds to its logits in scope ``layer``.
+    """
+
+    x: Tensor
+    routing: Routing
+    dy: Tensor | None
+    selection_bias: Tensor | None
+    router_noise: Tensor | None
+
+    def clone(self) -> Inputs:
+        """Copy the tensors an implementation could write to."""
+        routing = Routing(self.routing.expert_ids.clone(), self.routing.weights.clone())
+        return replace(self, x=self.x.clone(), routing=routing, dy=None if self.dy is None else self.dy.clone())
+
+    def same_as(self, other: Inputs) -> bool:
+        """Whether x, the routing and dy hold the same numbers."""
+        mine = (self.x, self.routing.expert_ids, self.routing.weights)
+        theirs = (other.x, other.routing.expert_ids, other.routing.weights)
+        same_dy = self.dy is None or (other.dy is not None and torch.equal(self.dy, other.dy))
+        return same_dy and all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def make_inputs(case: Case, weights: Weights, draw: int) -> Inputs:
+    """Make draw number ``draw`` of a case's inputs: the same for every implementation, different for every draw.
+
+    x ~ N(0, 1). In scope ``experts`` the routing follows from the traffic's logits. In scope ``layer`` the router must
+    see that traffic in x itself, so x is moved by the smallest step that makes ``x @ router.T`` equal those logits
+    (least squares; exact when H >= E, up to the rounding of x to the case's dtype).
+    """
+    shape, traffic, device = case.shape, case.traffic, case.device
+    dtype = TORCH_DTYPES[case.dtype]
+    generator = torch.Generator(device).manual_seed((traffic.seed << 20) + draw + 1)
+    x = torch.randn(traffic.tokens, shape.hidden, generator=generator, device=device)
+    logits = make_logits(shape, traffic, draw=draw, device=device)
+    bias = selection_bias(shape, traffic.seed, device)
+    noise = router_noise(shape, traffic, draw, device)
+    if case.scope == "layer":
+        x = _move_to_logits(x, weights.router, logits)
+    x = x.to(dtype)
+    if case.scope == "layer":
+        logits = router_logits(x, weights.router)
+    dy = None
+    if case.pass_ == "training":
+        dy = torch.randn(x.shape, generator=generator, device=device).to(dtype)
+    with torch.no_grad():
+        routing = route(logits, shape, selection_bias=bias, noise=noise)
+    return Inputs(x, routing, dy, bias, noise)
+
+
+def router_logits(x: Tensor, router: Tensor) -> Tensor:
+    """X (T, H) and the router matrix (E, H) -> logits (T, E), in float32 or wider: bf16 flips 2-4 % of choices."""
+    return F.linear(x.to(router.dtype), router)
+
+
+def dense_routing(tokens: int, shape: Shape, device: str | torch.device) -> Routing:
+    """Send every token through experts 0..k-1 with weight 1: a plain FFN of width k*I, the dense baseline's routing."""
+    k = shape.active_experts
+    ids = torch.arange(k, device=device).expand(tokens, k).contiguous()
+    return Routing(ids, torch.ones(tokens, k, device=device))
+
+
+def _move_to_logits(x: Tensor, router: Tensor, logits: Tensor) -> Tensor:
+    """X plus W^T (W W^T + ridge)^-1 (logits - W x): the least-squares step, in float64; the ridge serves H < E."""
+    W = router.double()
+    gram = W @ W.T
+    ridge = 1e-9 * gram.diagonal().mean() * torch.eye(len(W), dtype=W.dtype, device=W.device)
+    missing = (logits - F.linear(x, router)).double()
+    return x + (torch.linalg.solve(gram + ridge, missing.T).T @ W).to(x.dtype)

@@ -1,0 +1,1 @@
+"""What is measured besides time, one meter a file."""

@@ -1,0 +1,194 @@
+"""Rounds: who is timed when, and when it is enough.
+
+Every round visits the contestants in a shuffled order with the same fresh inputs. Interleaving is what makes two
+medians comparable on a machine whose speed drifts: one block after another called identical code different in a
+quarter of A/A trials, interleaved in one of a hundred.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.records.stats import relative_half_width
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from harness.measure.clocks import Clock
+
+Stopped = Literal["interval", "budget", "rounds"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a bout has measured enough. Defaults by device: ``rules_for``.
+
+    It stops when each entry's 95 % interval of the median is within ``half_width`` of it (and has ``min_measured_ns``
+    behind it), when ``budget_ns`` is spent, or after ``max_rounds``; before ``min_rounds`` only when twice the budget is
+    gone. Entries too slow for that many rounds sit some out, and get at least ``MIN_SAMPLES``.
+    """
+
+    min_rounds: int
+    max_rounds: int
+    half_width: float
+    min_sample_ns: float
+    min_measured_ns: float
+    warmup_ns: float
+    budget_ns: float
+
+
+MIN_SAMPLES = 3
+MAX_CALLS_PER_SAMPLE = 64
+
+
+WARMUP_SHARE = 0.15
+"""Of the budget, for all entries together."""
+
+
+def rules_for(device: str, budget_ns: float, entries: int) -> Rules:
+    """Rules of a device: more rounds and longer samples on a CPU, whose clock and neighbours are noisier."""
+    warmup_ns = WARMUP_SHARE * budget_ns / entries
+    if device == "cpu":
+        return Rules(15, 200, 0.01, 1e6, 0.5e9, min(0.2e9, warmup_ns), budget_ns)
+    return Rules(9, 400, 0.005, 0.2e6, 0.05e9, min(0.05e9, warmup_ns), budget_ns)
+
+
+@dataclass
+class Entry:
+    """One line in the bout: a contestant, or the A/A control, which is a contestant entered a second time.
+
+    ``owner`` is the implementation that runs; ``bind(inputs)`` gives the call to time; ``estimate_ns`` is the time of
+    one call as warm-up saw it.
+    """
+
+    name: str
+    owner: str
+    bind: Callable[[Any], Callable[[], Any]]
+    estimate_ns: float = 0.0
+    calls: int = 1
+    stride: int = 1
+    warmup_calls: int = 0
+    warm: bool = True
+    samples_ns: list[float] = field(default_factory=list)
+    device_ns: list[float] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+
+    @property
+    def cost_ns(self) -> float:
+        """Time of one sample."""
+        return self.estimate_ns * self.calls
+
+    def take(self, number: int, inputs: Sequence[Any], clock: Clock) -> tuple[float, Any]:
+        """Time this entry's calls of one round; return the time spent and the last call's result."""
+        calls = [self.bind(one) for one in inputs[: self.calls]]
+        clock.synchronise()
+        sample = clock.time(calls)
+        self.samples_ns.append(sample.wall_ns / len(calls))
+        if sample.device_ns is not None:
+            self.device_ns.append(sample.device_ns / len(calls))
+        self.rounds.append(number)
+        return sample.wall_ns, sample.result
+
+
+def warm_up(entry: Entry, inputs: Sequence[Any], clock: Clock, rules: Rules) -> float:
+    """Call an entry until its time stops falling; set its estimate and calls per sample; return nanoseconds spent.
+
+    At least three calls and ``warmup_ns``, at most three times that; a call longer than ``warmup_ns`` is made once,
+    since the gate has already run it several times. ``warm`` is False when the last five calls were still more than
+    5 % faster than the five before.
+    """
+    times: list[float] = []
+    spent = 0.0
+    while True:
+        call = entry.bind(inputs[len(times) % len(inputs)])
+        clock.synchronise()
+        times.append(clock.time([call]).wall_ns)
+        spent += times[-1]
+        enough = len(times) >= 3 and spent >= rules.warmup_ns
+        if times[-1] > rules.warmup_ns or spent > 3 * rules.warmup_ns or (enough and not _still_falling(times)):
+            break
+    entry.warmup_calls = len(times)
+    entry.warm = not _still_falling(times)
+    entry.estimate_ns = min(times[-5:])
+    entry.calls = max(1, min(MAX_CALLS_PER_SAMPLE, math.ceil(rules.min_sample_ns / entry.estimate_ns)))
+    return spent
+
+
+def _still_falling(times: Sequence[float]) -> bool:
+    if len(times) < 10:
+        return False
+    before, last = sorted(times[-10:-5])[2], sorted(times[-5:])[2]
+    return last < 0.95 * before
+
+
+def set_pace(entries: Sequence[Entry], rules: Rules) -> None:
+    """Let slow entries sit out rounds, so that one slow implementation does not leave the others without samples.
+
+    When everybody together fits ``min_rounds`` into the budget nobody sits out. Otherwise each entry has an equal share
+    of the budget, takes as many samples as fit into it (at least ``MIN_SAMPLES``), and spreads them over the rounds.
+    """
+    if sum(entry.cost_ns for entry in entries) * rules.min_rounds <= rules.budget_ns:
+        return
+    share_ns = rules.budget_ns / len(entries)
+    for entry in entries:
+        samples = max(MIN_SAMPLES, min(rules.min_rounds, int(share_ns / max(1.0, entry.cost_ns))))
+        entry.stride = max(1, rules.min_rounds // samples)
+    fastest = min(entry.stride for entry in entries)
+    for entry in entries:  # somebody is due in every round
+        entry.stride //= fastest
+
+
+def run_rounds(
+    entries: Sequence[Entry],
+    draw: Callable[[int], Any],
+    clock: Clock,
+    rules: Rules,
+    seed: int,
+    note: Callable[[str, str], None],
+    seen: Callable[[int, str, Any], None],
+) -> tuple[Stopped, float]:
+    """Time the entries round by round; return why it stopped and the nanoseconds spent inside the clock.
+
+    ``draw(n)`` makes the n-th inputs; each is used in one round only. ``note(name, stage)`` says what is about to
+    happen; ``seen(draw, name, result)`` is shown the last call's result of every sample, with the draw it was for.
+    """
+    shuffler = random.Random(seed)  # noqa: S311 (order of visits, not a secret)
+    set_pace(entries, rules)
+    start, spent, number, drawn = clock.now_ns(), 0.0, 0, 0
+    most = max(entry.calls for entry in entries)
+    while True:
+        due = [entry for entry in entries if number % entry.stride == 0]
+        needed = max(entry.calls for entry in due)
+        inputs = [draw(drawn + i) for i in range(needed)]
+        shuffler.shuffle(due)
+        for entry in due:
+            note(entry.owner, f"round {number}")
+            used, result = entry.take(number, inputs, clock)
+            spent += used
+            seen(drawn + entry.calls - 1, entry.name, result)
+        drawn += most
+        number += 1
+        stopped = _enough(entries, number, clock.now_ns() - start, rules)
+        if stopped:
+            return stopped, spent
+
+
+def _enough(entries: Sequence[Entry], rounds: int, elapsed_ns: float, rules: Rules) -> Stopped | None:
+    if any(len(entry.samples_ns) < MIN_SAMPLES for entry in entries):
+        return None
+    if rounds >= rules.max_rounds:
+        return "rounds"
+    patience = 1 if rounds >= rules.min_rounds else 2
+    if elapsed_ns >= patience * rules.budget_ns:
+        return "budget"
+    if rounds < rules.min_rounds:
+        return None
+    return "interval" if all(_settled(entry, rules) for entry in entries) else None
+
+
+def _settled(entry: Entry, rules: Rules) -> bool:
+    measured = sum(entry.samples_ns) * entry.calls
+    return measured >= rules.min_measured_ns and relative_half_width(entry.samples_ns) <= rules.half_width

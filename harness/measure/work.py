@@ -1,0 +1,74 @@
+"""What a case's calls had to do, and the least time this device could do it in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from harness.cases.cost import floor, min_bytes, useful_flops
+from harness.records.record import Work
+
+if TYPE_CHECKING:
+    from harness.cases.case import Case
+    from harness.cases.datasheet import Datasheet
+    from harness.layer.contract import Routing
+    from harness.records.environment import Ceilings
+
+CACHE_MARGIN = 5
+"""Weights count as cold when those touched over all calls exceed the last-level cache this many times."""
+
+
+class Traversed:
+    """The routings of the timed calls: how many experts each hit, how many slots it filled, which experts were hit at all."""
+
+    def __init__(self, case: Case, cache_bytes: int) -> None:
+        self._case = case
+        self._cache_bytes = cache_bytes
+        self._distinct: list[int] = []
+        self._slots: list[int] = []
+        self._touched: set[int] = set()
+
+    def add(self, routing: Routing) -> None:
+        """Count one call's routing."""
+        chosen = routing.expert_ids[routing.expert_ids < self._case.shape.experts]
+        hit = torch.unique(chosen).tolist()
+        self._distinct.append(len(hit))
+        self._slots.append(chosen.numel())
+        self._touched.update(hit)
+
+    @property
+    def distinct_experts(self) -> float:
+        """Mean number of experts that got a token."""
+        return sum(self._distinct) / len(self._distinct) if self._distinct else 0.0
+
+    @property
+    def routed_slots(self) -> float:
+        """Mean number of (token, expert) pairs that were not dropped."""
+        return sum(self._slots) / len(self._slots) if self._slots else 0.0
+
+    @property
+    def cache(self) -> Literal["hot", "cold"]:
+        """Whether the weights could stay in the last-level cache from one call to the next."""
+        bytes_touched = len(self._touched) * self._case.shape.expert_params * self._case.dtype_bytes
+        return "cold" if bytes_touched >= CACHE_MARGIN * self._cache_bytes else "hot"
+
+
+def work_of(case: Case, traversed: Traversed, ceilings: Ceilings | None, datasheet: Datasheet | None) -> Work:
+    """FLOPs, bytes and floors of a case's mean call.
+
+    Hot weights are held against the bandwidth of the cache, cold ones against that of memory.
+    """
+    flops = useful_flops(case, traversed.routed_slots)
+    bytes_moved = min_bytes(case, traversed.distinct_experts)
+    work = Work(distinct_experts=traversed.distinct_experts, useful_flops=flops, min_bytes=bytes_moved)
+    gemm = ceilings.gemm_flops_per_second.get(case.dtype) if ceilings else None
+    if ceilings and gemm:
+        hot = traversed.cache == "hot"
+        bandwidth = ceilings.cached_read_bytes_per_second if hot else ceilings.read_bytes_per_second
+        measured = floor(flops, bytes_moved, gemm, max(bandwidth, ceilings.read_bytes_per_second))
+        work.floor_ns, work.bound = measured.time_ns, measured.bound
+    peak = datasheet.flops_per_second(case.dtype) if datasheet else None
+    if datasheet and peak:
+        work.floor_datasheet_ns = floor(flops, bytes_moved, peak, datasheet.bytes_per_second).time_ns
+    return work

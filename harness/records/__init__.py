@@ -1,0 +1,1 @@
+"""What is kept: one record for each implementation in each bout."""

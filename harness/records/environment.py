@@ -1,0 +1,66 @@
+"""The environment a run was taken in, kept once beside its records."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+
+class Ceilings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The best this device was seen to do, measured at the start of the run. Bytes and FLOPs per second.
+
+    ``read`` is a read-only sum over memory far larger than the last-level cache, ``copy`` counts bytes both ways, and
+    ``cached_read`` reads what fits into the cache. ``gemm_flops`` is per dtype, best over the shapes tried. ``idle_watts``
+    is the board's power with a context and no kernels, None without a meter.
+    """
+
+    copy_bytes_per_second: float
+    read_bytes_per_second: float
+    cached_read_bytes_per_second: float
+    gemm_flops_per_second: dict[str, float]
+    cache_bytes: int
+    launch_ns: float
+    seconds: float = 0.0
+    idle_watts: float | None = None
+
+
+class Device(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One device cases can run on. ``cache_bytes`` is the last-level cache; ``datasheet`` names the matched row."""
+
+    name: str
+    kind: str
+    memory_bytes: int
+    cache_bytes: int
+    cores: int | None = None
+    threads: int | None = None
+    capability: str | None = None
+    uuid: str | None = None
+    driver: str | None = None
+    power_limit_watts: float | None = None
+    mig: bool | None = None
+    datasheet: str | None = None
+
+
+class Environment(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Everything about the machine that can move a number. ``devices`` by the name used in cases (``cpu``, ``cuda:0``)."""
+
+    hostname: str
+    system: str
+    kernel: str
+    python: str
+    versions: dict[str, str | None]
+    devices: dict[str, Device]
+    container: str | None = None
+    governor: str | None = None
+    load_average: float | None = None
+    git_sha: str | None = None
+    git_dirty: str | None = None
+    variables: dict[str, str] = {}
+    ceilings: dict[str, Ceilings] = {}
+
+    @property
+    def environment_id(self) -> str:
+        """Hash of what stays the same between two runs on one machine: ceilings, load and the code's revision left out."""
+        lasting = msgspec.structs.replace(self, ceilings={}, load_average=None, git_sha=None, git_dirty=None)
+        return hashlib.sha256(msgspec.json.encode(lasting, order="sorted")).hexdigest()[:12]

@@ -1,0 +1,210 @@
+"""The record: the outcome of one implementation in one bout. One is written whatever happened.
+
+Everything is plain data with units in the names. Figures that follow from others (tokens/s, TFLOP/s, joules per token,
+share of the floor) are filled in once, by ``harness.records.derive``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import msgspec
+
+from harness.cases.case import Case
+
+SCHEMA = 1
+
+Status = Literal["ok", "disagrees", "unsupported", "error", "oom", "crashed", "timeout", "impossible"]
+STATUSES: tuple[str, ...] = get_args(Status)
+FAILURES = ("disagrees", "error", "oom", "crashed", "timeout", "impossible")
+"""Statuses that make a run end with exit code 1. ``unsupported`` is an answer, not a failure."""
+
+
+class ImplInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which implementation, exactly."""
+
+    name: str
+    family: str
+    version: str = "1"
+    source_hash: str = "unknown"
+    origin: str = ""
+    summary: str = ""
+
+
+class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Raw samples, in the order they were taken, all of them, and how they were taken.
+
+    A sample is the time of one call: ``calls_per_sample`` calls were timed together and divided. ``clock`` is what
+    ``samples_ns`` were read from: ``wall`` (synchronised before and after), ``cuda_graph`` (wall time of a graph replay).
+    ``device_ns`` are CUDA events around the very same calls. ``control_ns`` are the samples of the bout's A/A control:
+    the same implementation entered a second time; only the control implementation's record has them.
+    """
+
+    clock: str
+    cache: Literal["hot", "cold"]
+    samples_ns: list[float]
+    rounds: list[int]
+    calls_per_sample: int
+    prepare_ns: int
+    first_call_ns: int
+    warmup_calls: int
+    warm: bool
+    stopped: Literal["interval", "budget", "rounds"]
+    device_ns: list[float] | None = None
+    control_ns: list[float] | None = None
+    noise_floor: float | None = None
+    median_ns: float | None = None
+    min_ns: float | None = None
+    p05_ns: float | None = None
+    p95_ns: float | None = None
+    interval_ns: tuple[float, float] | None = None
+
+
+class TensorError(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How far one tensor is from the float64 oracle. Relative errors are Frobenius norms; a row is a token or an expert."""
+
+    rel_error: float
+    worst_row: float
+    max_abs: float
+    cosine: float
+    nonfinite: int
+    rel_tolerance: float
+    row_tolerance: float
+    reference_rel_error: float
+    reference_worst_row: float
+
+
+class Agreement(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Whether the implementation computes the layer, and which rule decided. ``tensors`` holds ``y`` and the gradients."""
+
+    passed: bool
+    rule: str
+    checks: int = 0
+    rows_checked: int = 0
+    rows_total: int = 0
+    ambiguous_tokens: int = 0
+    deterministic: bool | None = None
+    tensors: dict[str, TensorError] = {}
+
+
+class Memory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Where the bytes go, one call alone.
+
+    ``peak_bytes`` is the highest the allocator stood above weights and inputs, ``workspace_bytes`` that peak without the
+    output. ``prepared_bytes`` are extra copies of the weights made in prepare. ``saved_bytes`` are what stays alive
+    between forward and backward. ``os_peak_bytes`` is the driver's or kernel's view of the same call.
+    """
+
+    status: Literal["ok", "unavailable"]
+    reason: str = ""
+    method: str = ""
+    weights_bytes: int = 0
+    prepared_bytes: int | None = None
+    peak_bytes: int | None = None
+    output_bytes: int | None = None
+    workspace_bytes: int | None = None
+    saved_bytes: int | None = None
+    os_peak_bytes: int | None = None
+
+
+class Energy(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Energy of a sustained window of calls, from the board's total-energy counter; or why there is none."""
+
+    status: Literal["ok", "unreliable", "unavailable"]
+    reason: str = ""
+    method: str = ""
+    joules: float | None = None
+    window_s: float | None = None
+    calls: int | None = None
+    idle_watts: float | None = None
+    temperature_c: tuple[int, int] | None = None
+    sm_clock_mhz: tuple[int, int] | None = None
+    power_limit_watts: float | None = None
+    throttle_reasons: list[str] = []
+    mean_watts: float | None = None
+    joules_per_call: float | None = None
+    joules_per_token: float | None = None
+
+
+class Balance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How the tokens of one call spread over the experts. Definitions and sources: ``harness.layer.balance``.
+
+    ``*_floor`` is what perfectly uniform routing of so few tokens would show.
+    """
+
+    histogram: list[int]
+    max_over_mean: float
+    max_vio: float
+    cv2: float
+    normalised_entropy: float
+    gini: float
+    distinct_experts: int
+    dead_experts: int
+    drop_rate: float
+    tile_rows: int
+    tile_padding: float
+    max_over_mean_floor: float
+    cv2_floor: float
+    tokens_per_expert_choice: list[int] | None = None
+
+
+class Work(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What had to be done, the least time it can take, and how close the measurement came.
+
+    ``distinct_experts`` is the mean over the timed rounds. ``floor_ns`` follows from the ceilings measured on this
+    machine, ``floor_datasheet_ns`` from the datasheet; ``bound`` says which side of the roofline decides. A share is
+    floor / median time: 1 would be an ideal kernel.
+    """
+
+    distinct_experts: float
+    useful_flops: float
+    min_bytes: float
+    floor_ns: float | None = None
+    floor_datasheet_ns: float | None = None
+    bound: Literal["bandwidth", "compute"] | None = None
+    tokens_per_second: float | None = None
+    tflops: float | None = None
+    gbytes_per_second: float | None = None
+    share_of_floor: float | None = None
+    share_of_datasheet_floor: float | None = None
+    share_of_gemm_ceiling: float | None = None
+    share_of_read_ceiling: float | None = None
+
+
+class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The outcome of one implementation in one bout.
+
+    ``bout`` is shared by the records measured side by side; ``flags`` are plain words such as ``drift`` or
+    ``throttled``; every status but ``ok`` has a ``reason`` that a person can act on.
+    """
+
+    case: Case
+    case_id: str
+    impl: ImplInfo
+    status: Status
+    environment_id: str
+    schema: int = SCHEMA
+    reason: str = ""
+    log_tail: str = ""
+    bout: str = ""
+    taken_at: str = ""
+    timing: Timing | None = None
+    agreement: Agreement | None = None
+    memory: Memory | None = None
+    energy: Energy | None = None
+    balance: Balance | None = None
+    work: Work | None = None
+    flags: list[str] = []
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema = {self.schema}: this version of moebench reads schema {SCHEMA}")
+        if self.status != "ok" and not self.reason:
+            raise ValueError(f"a record with status {self.status!r} needs a reason")
+        if self.status == "disagrees" and self.timing is not None:
+            raise ValueError("what disagrees is never timed")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What a run holds at most one record of."""
+        return self.case_id, self.impl.name

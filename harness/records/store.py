@@ -1,0 +1,172 @@
+"""A run on disk: ``records.jsonl`` (one JSON object a line), ``run.json`` and ``environment.json``.
+
+Appending is locked and atomic enough to be killed at any moment: a bout's lines go out in one write and are synced. A
+torn last line, which only a crash of the machine can leave, is skipped and counted when reading, and cut off before the
+next append, so that it never corrupts the line after it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+from filelock import FileLock
+
+from harness.cases.case import PlannedCase
+from harness.records.environment import Environment
+from harness.records.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RECORDS, INFO, ENVIRONMENT = "records.jsonl", "run.json", "environment.json"
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class RunInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a run was asked to do and how it went. Times are UTC in ISO 8601; None while the run is not finished.
+
+    ``plan`` is the resolved suite, so that ``--resume`` does not depend on the suite file staying as it was.
+    ``measuring_s`` is the time spent inside measured calls, warm-up and ceilings included; ``wall_s`` the time from the
+    first worker's readiness to the end of the last bout.
+    """
+
+    name: str
+    command: str
+    started_at: str
+    suite: str = ""
+    description: str = ""
+    plan: list[PlannedCase] = []
+    budget_s: float | None = None
+    finished_at: str | None = None
+    measuring_s: float = 0.0
+    wall_s: float = 0.0
+
+    @property
+    def share_measuring(self) -> float | None:
+        """Share of the wall time after start-up that was spent measuring."""
+        return self.measuring_s / self.wall_s if self.wall_s > 0 else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as read from disk. ``torn_lines`` counts what could not be decoded at the end of the file (0 or 1)."""
+
+    path: Path
+    info: RunInfo
+    environment: Environment
+    records: list[Record]
+    torn_lines: int
+
+
+class RunStore:
+    """Writes one run directory. Safe against being killed and against a second writer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(path / ".lock")
+
+    def append(self, records: Iterable[Record]) -> list[Record]:
+        """Append the records whose (case, implementation) the run does not hold yet; return those written."""
+        with self._lock:
+            known = {record.key for record in read_records(self.path)[0]}
+            fresh = []
+            for record in records:
+                if record.key not in known:
+                    known.add(record.key)
+                    fresh.append(record)
+            lines = b"".join(msgspec.json.encode(record) + b"\n" for record in fresh)
+            with (self.path / RECORDS).open("ab+") as file:
+                _cut_torn_line(file.fileno())
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        return fresh
+
+    def write_info(self, info: RunInfo) -> None:
+        """Replace ``run.json`` in one step."""
+        replace_file(self.path / INFO, info)
+
+    def write_environment(self, environment: Environment) -> None:
+        """Replace ``environment.json`` in one step."""
+        replace_file(self.path / ENVIRONMENT, environment)
+
+
+def load_run(path: Path) -> Run:
+    """Read a run directory.
+
+    Raises
+    ------
+    ValueError
+        naming the file, when one is missing, of another schema, or not what moebench wrote.
+    """
+    records, torn = read_records(path)
+    return Run(
+        path=path,
+        info=_read(path / INFO, RunInfo),
+        environment=_read(path / ENVIRONMENT, Environment),
+        records=records,
+        torn_lines=torn,
+    )
+
+
+def read_records(path: Path) -> tuple[list[Record], int]:
+    """Decode ``records.jsonl`` strictly; an undecodable last line is torn and counted, one before it is an error.
+
+    Raises
+    ------
+    ValueError
+        naming the file and line of a record that is not the last and cannot be read.
+    """
+    file = path / RECORDS
+    if not file.exists():
+        return [], 0
+    *whole, torn = file.read_bytes().split(b"\n")
+    decoder = msgspec.json.Decoder(Record)
+    records = []
+    for number, line in enumerate(whole, start=1):
+        try:
+            records.append(decoder.decode(line))
+        except (msgspec.DecodeError, ValueError) as error:
+            raise ValueError(f"{file}: line {number}: not a record of this version of moebench: {error}") from None
+    return records, int(bool(torn))
+
+
+def replace_file(path: Path, content: msgspec.Struct) -> None:
+    """Write a struct as indented JSON through a temporary file, so that readers see the old or the new, never half."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _read(path: Path, kind: type[S]) -> S:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; a run directory holds {RECORDS}, {INFO} and {ENVIRONMENT}") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ValueError(f"{path}: not written by this version of moebench: {error}") from None
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    """Truncate a file to its last whole line."""
+    size = os.fstat(descriptor).st_size
+    end = size
+    block = 1 << 16
+    while end > 0:
+        start = max(0, end - block)
+        at = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(descriptor, end)

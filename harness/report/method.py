@@ -1,0 +1,94 @@
+"""How the numbers were taken, read from the records themselves: one row a property, one column a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from harness.report import units
+from harness.report.machines import by_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from harness.records.record import Record, Timing
+    from harness.records.store import Run
+    from harness.report.escape import Markdown
+
+
+def method_table(runs: Sequence[Run]) -> Markdown:
+    """Clock, warm-up, rounds, noise floor, cache, flags, energy, effort, and how each run began."""
+    return by_run(runs, [_asked(run) | _timed(run) | _checked(run.records) | _effort(run) for run in runs])
+
+
+def _asked(run: Run) -> dict[str, str]:
+    cases = {record.case_id for record in run.records}
+    kept = f"{units.plural(len(run.records), 'record')} of {units.plural(len(cases), 'case')}"
+    torn = f", {units.plural(run.torn_lines, 'torn line')} skipped" if run.torn_lines else ""
+    return {"run": run.info.name, "suite": run.info.suite, "about": run.info.description, "kept": kept + torn}
+
+
+def _timed(run: Run) -> dict[str, str]:
+    timings = [record.timing for record in run.records if record.timing is not None]
+    if not timings:
+        return {"clock": "nothing was timed"}
+    unsettled = sum(not timing.warm for timing in timings)
+    warm = f"{units.spread(timing.warmup_calls for timing in timings)} calls"
+    return {
+        "clock": count(timing.clock for timing in timings),
+        "device time beside it": count("CUDA events" if t.device_ns else "none" for t in timings),
+        "cache": count(timing.cache for timing in timings),
+        "warm-up": warm + (f", not settled in {unsettled}" if unsettled else ""),
+        "rounds": units.spread(len(set(timing.rounds)) for timing in timings),
+        "samples a record": units.spread(len(timing.samples_ns) for timing in timings),
+        "calls a sample": units.spread(timing.calls_per_sample for timing in timings),
+        "stopped by": count(timing.stopped for timing in timings),
+        "A/A noise floor": _noise(timings),
+        "first call": _times(timing.first_call_ns for timing in timings),
+        "prepare": _times(timing.prepare_ns for timing in timings),
+    }
+
+
+def _noise(timings: Iterable[Timing]) -> str:
+    floors = [100 * timing.noise_floor for timing in timings if units.present(timing.noise_floor)]
+    return f"{units.spread(floors, '{:.2f}')} %" if floors else "not measured"
+
+
+def _times(values: Iterable[float]) -> str:
+    known = list(values)
+    return f"{units.time(min(known))} to {units.time(max(known))}"
+
+
+def _checked(records: Sequence[Record]) -> dict[str, str]:
+    return {
+        "agreement decided by": count(record.agreement.rule for record in records if record.agreement is not None),
+        "energy": _energy(records),
+        "flags": count(flag for record in records for flag in record.flags) or "none",
+    }
+
+
+def _energy(records: Sequence[Record]) -> str:
+    found = [record.energy for record in records if record.energy is not None]
+    if not found:
+        return "not measured"
+    words = (f"{e.status}, {e.reason}" if e.reason else f"{e.status}, {e.method}" for e in found)
+    return count(words, join="; ")
+
+
+def _effort(run: Run) -> dict[str, str]:
+    info = run.info
+    share = units.share(info.share_measuring)
+    return {
+        "started": info.started_at,
+        "finished": info.finished_at or "not finished",
+        "time in measured calls": f"{info.measuring_s:.0f} s of {info.wall_s:.0f} s, {share}",
+        "command": info.command,
+    }
+
+
+def count(words: Iterable[str], join: str = ", ") -> str:
+    """How often each word occurs, commonest first; a word alone stands without its count."""
+    counted = Counter(word for word in words if word)
+    if len(counted) == 1:
+        return next(iter(counted))
+    return join.join(f"{word} ({times})" for word, times in counted.most_common())

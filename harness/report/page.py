@@ -1,0 +1,162 @@
+"""The report: one Markdown page with its pictures beside it, from the records of one or several runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from harness.report import headline, tables
+from harness.report.escape import Markdown, code, escape, fenced
+from harness.report.frame import frame, rows_of
+from harness.report.groups import Group, groups
+from harness.report.labels import slug
+from harness.report.machines import ceilings_table, machines_table
+from harness.report.method import method_table
+from harness.report.plots import PLOTS, sweep
+from harness.report.style import in_style, look_up
+from harness.report.sweeps import Sweep, sweeps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from harness.records.store import Run
+
+TEMPLATES = Path(__file__).parent / "templates"
+LOG_LINES = 20
+FEW = 3
+"""Below this many cases a group that is part of a sweep is drawn in the sweep's map only."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture beside the page, the question it answers and how to read it."""
+
+    question: str
+    file: str
+    reading: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says about one group, or about one sweep."""
+
+    label: Markdown
+    pictures: list[Picture]
+    description: str = ""
+    times: str = ""
+    rates: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def write_report(runs: Sequence[Run], out: Path) -> Path:
+    """Write ``out/report.md`` and its pictures, and return the path of the page.
+
+    Raises
+    ------
+    ValueError
+        without runs.
+    """
+    if not runs:
+        raise ValueError("runs = []: at least one run")
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / "report.md"
+    page.write_text(_page(runs, out), encoding="utf-8")
+    return page
+
+
+def _page(runs: Sequence[Run], out: Path) -> str:
+    table = frame(runs)
+    found = groups(table, look_up(table))
+    maps = sweeps(found)
+    mapped = {group for each in maps for group in each.groups}
+    # select_autoescape leaves Markdown alone; everything handed over is escaped already.
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    with in_style():
+        sections = [_section(n, group, len(runs), out, mapped) for n, group in enumerate(found, start=1)]
+        over = [_sweep(n, each, out) for n, each in enumerate(maps, start=1)]
+    return templates.get_template("report.md.j2").render(
+        names=", ".join(dict.fromkeys(escape(run.info.name) for run in runs if run.info.name)),
+        machine_count=len(runs),
+        overall=headline.overall(found, len(runs)),
+        agreement=headline.agreement(table),
+        headlines=[_headline(group) for group in found],
+        failures=headline.failures_table(table, len(runs)),
+        machines=machines_table(runs),
+        ceilings=ceilings_table(runs),
+        wins=tables.WINS,
+        shares=tables.SHARES,
+        apart=tables.APART,
+        sweeps=over,
+        sections=sections,
+        method=method_table(runs),
+        logs=list(_logs(table)),
+    )
+
+
+def _headline(group: Group) -> dict[str, object]:
+    sentences = [(escape(run), headline.who_wins(group, run)) for run in group.runs]
+    return {"label": f"**{escape(group.label)}**", "sentences": sentences}
+
+
+def _section(number: int, group: Group, runs: int, out: Path, mapped: set[Group]) -> Section:
+    axis = tables.Axis.of(group, runs)
+    notes: list[str] = [*tables.absences(group)]
+    pictures = []
+    if len(group.seeds) > 1:
+        notes.append(f"The pictures show seed {group.seeds[0]}.")
+    if group in mapped and len(set(group.table["case_id"])) < FEW:
+        notes.append("Too few cases for pictures of their own; who wins is drawn in the map above.")
+    else:
+        for plot in PLOTS:
+            drawn = plot.draw(group)
+            if isinstance(drawn, str):
+                notes.append(escape(drawn))
+            else:
+                file = _save(drawn, out, f"{number:02d}-{_short(group)}-{plot.name}")
+                pictures.append(Picture(plot.question, file, plot.reading))
+    return Section(
+        label=escape(group.label),
+        description=escape(group.description),
+        times=tables.times_table(group, axis),
+        rates=tables.rates_table(group, axis),
+        notes=tuple(notes),
+        pictures=pictures,
+    )
+
+
+def _sweep(number: int, each: Sweep, out: Path) -> Section:
+    pictures = []
+    for place, run in enumerate(each.runs, start=1):
+        file = _save(sweep.draw(each, run), out, f"sweep-{number:02d}-{place}")
+        pictures.append(Picture(sweep.QUESTION, file, sweep.READING))
+    return Section(label=escape(f"Experts and top-k at {each.label}"), pictures=pictures)
+
+
+def _short(group: Group) -> str:
+    """Name a group's files; the number before it tells them apart."""
+    shape = group.case.shape
+    return f"{shape.name or f'E{shape.experts}-k{shape.top_k}'}-{group.case.pass_}"
+
+
+def _save(figure: Figure, out: Path, name: str) -> str:
+    file = f"{slug(name)}.png"
+    figure.savefig(out / file)
+    return file
+
+
+def _logs(table: pd.DataFrame) -> Iterator[dict[str, str]]:
+    """Each distinct log end once, its last lines only."""
+    logged = table[table["log_tail"].str.strip() != ""].drop_duplicates(["run", "impl", "status", "log_tail"])
+    for row in rows_of(logged):
+        lines = row.log_tail.strip().splitlines()[-LOG_LINES:]
+        title = f"{code(row.impl)}, {row.status}, {escape(row.case.label())}, {escape(row.run)}:"
+        yield {"title": title, "text": fenced("\n".join(lines))}

@@ -1,0 +1,90 @@
+"""Where the bytes go, implementation by implementation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.report import style, units
+from harness.report.frame import rows_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from harness.report.frame import Row
+    from harness.report.groups import Group
+
+QUESTION = "How much memory does one call need beside the weights?"
+READING = (
+    "Bytes while one call runs alone. Copies are extra weights made once, in prepare; saved is what stays alive from "
+    "forward to backward; workspace is everything else at the peak, without the output. The figure after a bar is what comes on top of the "
+    "weights. Shorter is leaner."
+)
+
+SEGMENTS = {
+    "weights": "#BDBDBD",
+    "copies of weights": "#5F5F5F",
+    "saved for backward": "#7FB8DA",
+    "workspace": "#0F4C81",
+}
+
+
+def draw(group: Group) -> Figure | str:
+    """Draw a panel a machine, a stacked bar an implementation, at the highest token count of the main traffic."""
+    rows = group.drawn[group.drawn["spread"] == group.main_spread]
+    known = rows[rows["workspace_bytes"].notna()]
+    if known.empty:
+        return "Memory: not drawn, no record holds a measured workspace."
+    tokens = known["tokens"].max()
+    rows = rows[rows["tokens"] == tokens]
+    runs = [run for run in group.runs if (rows["run"] == run).any()]
+    bars = max(rows[rows["run"] == run]["impl"].nunique() for run in runs)
+    figure, panels = style.panels(runs, height=1.3 + 0.36 * bars)
+    style.entitle(figure, QUESTION, f"{group.label}; T = {tokens}, traffic {group.main_spread}")
+    for axes, run in zip(panels, runs, strict=True):
+        _panel(axes, group, rows[rows["run"] == run])
+    return figure
+
+
+def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> None:
+    records = {row.impl: row for row in rows_of(rows)}
+    names = [name for name in reversed(group.impls) if name in records]
+    highest = max(sum(_segments(row).values()) for row in records.values())
+    scale, unit = next(((2**n, u) for n, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if highest >= 2**n), (1, "B"))
+    for place, name in enumerate(names):
+        record = records[name]
+        left = 0.0
+        for label, count in _segments(record).items():
+            axes.barh(place, count / scale, left=left, height=0.66, color=SEGMENTS[label], label=label)
+            left += count / scale
+        axes.annotate(
+            _note(record), (left, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5
+        )
+    axes.set_yticks(range(len(names)), [f"{n} (baseline)" if n in group.baselines else n for n in names])
+    axes.set_xlabel(f"{unit} on the device")
+    axes.set_xlim(0, highest / scale * 1.45)
+    axes.grid(visible=False, axis="y")
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    present = [label for label in SEGMENTS if label in handles]
+    axes.legend(
+        [handles[label] for label in present], present, loc="lower right", frameon=True, framealpha=0.9, fontsize=8.5
+    )
+
+
+def _segments(row: Row) -> dict[str, float]:
+    """Bytes that do not overlap: what is saved for backward is part of the measured workspace."""
+    workspace = _known(row.workspace_bytes)
+    saved = min(_known(row.saved_bytes), workspace)
+    parts = (_known(row.weights_bytes), _known(row.prepared_bytes), saved, workspace - saved)
+    return {label: part for label, part in zip(SEGMENTS, parts, strict=True) if part > 0}
+
+
+def _note(row: Row) -> str:
+    if not units.present(row.workspace_bytes):
+        return "not measured" if row.status == "ok" else row.status
+    return f"+ {units.size(row.workspace_bytes + _known(row.prepared_bytes))}"
+
+
+def _known(count: float) -> float:
+    return count if units.present(count) else 0.0

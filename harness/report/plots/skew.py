@@ -1,0 +1,88 @@
+"""What imbalance costs: time under skewed traffic over time under uniform traffic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.report import style, units
+from harness.report.plots.ends import End, label_ends
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from harness.report.groups import Group
+
+QUESTION = "What does skewed traffic cost, against uniform routing?"
+READING = (
+    "Above 1x the skew made a call slower, below faster: few tokens then touch fewer experts' weights. Under each "
+    "traffic stands the measured load of its busiest expert over the mean. Bars combine both medians' 95 % intervals. "
+    "The two times come from different bouts, so small differences mean little."
+)
+
+UNIFORM = "uniform"
+HEIGHT = 3.1
+
+
+def draw(group: Group) -> Figure | str:
+    """Draw a panel for few, for middling and for many tokens on each machine, a line an implementation."""
+    rows = relative(group.speeds)
+    if rows.empty:
+        return f"Time against skew: not drawn, it needs {UNIFORM!r} and another traffic at the same tokens."
+    counts = sorted(int(count) for count in rows["tokens"].unique())
+    chosen = sorted({counts[0], counts[len(counts) // 2], counts[-1]})
+    keys = [(run, count) for run in group.runs for count in chosen if len(set(_of(rows, run, count)["spread"])) > 1]
+    figure, panels = style.panels([f"T = {count}; {run}" for run, count in keys], height=HEIGHT)
+    style.entitle(figure, QUESTION, group.label)
+    for axes, (run, count) in zip(panels, keys, strict=True):
+        _panel(axes, group, _of(rows, run, count))
+    return figure
+
+
+def relative(speeds: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the time over the same implementation's under uniform traffic: ``ratio``, ``low`` and ``high``."""
+    keys = ["run", "tokens", "impl"]
+    even = speeds[speeds["spread"] == UNIFORM][[*keys, "median_ns", "low_ns", "high_ns"]]
+    rows = speeds.merge(even, on=keys, suffixes=("", "_even"))
+    rows["ratio"] = rows["median_ns"] / rows["median_ns_even"]
+    rows["low"] = rows["low_ns"] / rows["high_ns_even"]
+    rows["high"] = rows["high_ns"] / rows["low_ns_even"]
+    skewed = rows.loc[rows["spread"] != UNIFORM, "tokens"].unique()
+    return rows[rows["tokens"].isin(skewed)]
+
+
+def _of(rows: pd.DataFrame, run: str, tokens: int) -> pd.DataFrame:
+    return rows[(rows["run"] == run) & (rows["tokens"] == tokens)]
+
+
+def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> None:
+    skews = rows.groupby("spread")["max_over_mean"].median()
+    spreads = sorted(skews.index, key=lambda spread: (spread != UNIFORM, skews[spread]))
+    ends = []
+    for name in group.impls:
+        line = rows[rows["impl"] == name].set_index("spread")
+        at = [n for n, spread in enumerate(spreads) if spread in line.index]
+        if len(at) < 2:
+            continue
+        line = line.loc[[spreads[n] for n in at]]
+        look = group.looks[name]
+        bars = [(line["ratio"] - line["low"]).clip(lower=0), (line["high"] - line["ratio"]).clip(lower=0)]
+        axes.errorbar(
+            at,
+            line["ratio"],
+            yerr=bars,
+            fmt=look.dashes,
+            color=look.colour,
+            marker=look.marker,
+            elinewidth=1,
+            label=name,
+        )
+        ends.append(End(line["ratio"].iloc[-1], name, look.colour))
+    axes.axhline(1, color=style.FLOOR, linewidth=0.8)
+    axes.set_xticks(
+        range(len(spreads)), [f"{spread}\n{units.ratio(skews[spread])}" for spread in spreads], fontsize=8.5
+    )
+    axes.set_xlim(-0.3, len(spreads) - 0.7)
+    style.ratio_axis(axes, "time over uniform", rows["ratio"].min(), rows["ratio"].max())
+    label_ends(axes, ends, HEIGHT - 1.1)

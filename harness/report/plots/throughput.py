@@ -1,0 +1,85 @@
+"""Throughput against tokens, with the speed that the hardware allows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.report import style
+from harness.report.plots.ends import End, label_ends
+from harness.report.ranking import BASELINE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from harness.report.groups import Group
+
+QUESTION = "How many tokens a second, and how far from what the hardware allows?"
+READING = (
+    "Up is faster; both axes are logarithmic. The black line is the floor turned into a speed: by the ceilings measured "
+    "on that machine no MoE layer of this shape can work above it. Bands are 95 % intervals of the median. The dashed "
+    "grey baseline is a dense layer with the same active FLOPs; it has fewer weights to read, so it may."
+)
+
+HEIGHT = 4.4
+
+
+def draw(group: Group) -> Figure | str:
+    """Draw a panel a machine, a line an implementation, at the group's main traffic."""
+    rows = group.speeds[group.speeds["spread"] == group.main_spread]
+    counts = sorted(rows["tokens"].unique())
+    if len(counts) < 2:
+        measured = f"only T = {counts[0]}" if counts else "no token count"
+        return f"Throughput against tokens: not drawn, {measured} has a time."
+    runs = [run for run in group.runs if (rows["run"] == run).any()]
+    figure, panels = style.panels(runs, height=HEIGHT)
+    style.entitle(figure, QUESTION, f"{group.label}; traffic {group.main_spread}")
+    for axes, run in zip(panels, runs, strict=True):
+        style.token_axis(axes, counts)
+        style.rate_axis(axes, "tokens per second")
+        _panel(axes, group, rows[rows["run"] == run])
+    return figure
+
+
+def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> None:
+    ends = []
+    for name in group.impls:
+        line = rows[rows["impl"] == name].sort_values("tokens")
+        if line.empty:
+            continue
+        look = group.looks[name]
+        tokens, speeds = line["tokens"], line["tokens_per_second"]
+        axes.plot(tokens, speeds, look.dashes, color=look.colour, marker=look.marker, label=name)
+        slow, fast = tokens / line["high_ns"] * 1e9, tokens / line["low_ns"] * 1e9
+        axes.fill_between(tokens, slow, fast, color=look.colour, alpha=0.18, linewidth=0)
+        note = " (baseline)" if name in group.baselines else _end_of(group, name, line)
+        ends.append(End(speeds.iloc[-1], name + note, look.colour))
+    floor = _floor(axes, rows)
+    label_ends(axes, ends + floor, HEIGHT - 0.9)
+
+
+def _end_of(group: Group, name: str, line: pd.DataFrame) -> str:
+    """Say with which status a line stops short of the highest token count, if it does."""
+    last = line.iloc[-1]
+    rows = group.drawn
+    beyond = rows[(rows["impl"] == name) & (rows["spread"] == group.main_spread) & (rows["run"] == last["run"])]
+    failed = beyond[(beyond["tokens"] > last["tokens"]) & (beyond["status"] != "ok")].sort_values("tokens")
+    return "" if failed.empty else f", then {failed['status'].iloc[0]}"
+
+
+def _floor(axes: Axes, rows: pd.DataFrame) -> list[End]:
+    """Draw the floor of the ranked implementations as a speed, and shade what lies above it."""
+    moe = rows[(rows["family"] != BASELINE) & (rows["floor_ns"] > 0)]
+    if moe.empty:
+        axes.annotate("no ceilings were measured, so no floor", (0.02, 0.95), xycoords="axes fraction", va="top")
+        return []
+    floor = moe.groupby("tokens")["floor_ns"].min()
+    speeds = floor.index / floor * 1e9
+    bottom, top = axes.get_ylim()
+    top = max(top, speeds.max() * 2)
+    axes.plot(floor.index, speeds, color=style.FLOOR, linewidth=1.4, label="floor")
+    axes.fill_between(floor.index, speeds, top, color=style.FLOOR, alpha=0.08, linewidth=0)
+    axes.set_ylim(bottom, top)
+    axes.annotate("faster than the hardware", (0.02, 0.97), xycoords="axes fraction", va="top", style="italic")
+    return [End(speeds.iloc[-1], "floor", style.FLOOR)]

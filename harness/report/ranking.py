@@ -1,0 +1,106 @@
+"""Who wins a case. Ties are shared wins; what is not comparable is not ranked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.report.frame import rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
+MIN_DIFFERENCE = 0.005
+"""A difference below this share never wins, however quiet the machine."""
+
+MIN_SAMPLES = 5
+"""With fewer samples an interval does not carry 95 %, and nothing can be told apart."""
+
+BASELINE = "dense"
+"""The family shown as the cost of sparsity and never ranked."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One implementation's median time in a bout, with the interval of that median."""
+
+    name: str
+    median_ns: float
+    low_ns: float
+    high_ns: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Outcome of one case. ``winners`` are the fastest and all tied with it, fastest first; empty if none was ranked.
+
+    ``margin`` is how many times longer the fastest of the others took; None without a single winner or without others.
+    ``ranked`` are all that took part.
+    """
+
+    winners: tuple[str, ...]
+    ranked: tuple[str, ...]
+    margin: float | None = None
+
+    @property
+    def winner(self) -> str | None:
+        """The single winner, None for a tie or when nothing was ranked."""
+        return self.winners[0] if len(self.winners) == 1 else None
+
+
+def tied(a: Contender, b: Contender, noise_floor: float) -> bool:
+    """Whether two times cannot be told apart: their intervals overlap, or they differ by no more than the noise floor.
+
+    ``noise_floor`` is a log-ratio, see ``harness.records.stats.noise_floor``. Symmetric in ``a`` and ``b``.
+    """
+    overlap = a.low_ns <= b.high_ns and b.low_ns <= a.high_ns
+    return overlap or abs(math.log(a.median_ns / b.median_ns)) <= noise_floor
+
+
+def standing(contenders: Iterable[Contender], noise_floor: float) -> Standing:
+    """Rank contenders that were measured side by side."""
+    order = sorted(contenders, key=lambda contender: (contender.median_ns, contender.name))
+    if not order:
+        return Standing((), ())
+    best = order[0]
+    winners = [best, *(other for other in order[1:] if tied(best, other, noise_floor))]
+    beaten = [other for other in order if other not in winners]
+    margin = beaten[0].median_ns / best.median_ns if beaten and len(winners) == 1 else None
+    return Standing(tuple(c.name for c in winners), tuple(c.name for c in order), margin)
+
+
+def rankable(table: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows may be ranked: status ok, agreed with the oracle, timed, and not the dense baseline."""
+    timed = table["median_ns"] > 0
+    return (table["status"] == "ok") & table["agreed"] & timed & (table["family"] != BASELINE)
+
+
+def standings(table: pd.DataFrame) -> dict[tuple[str, str], Standing]:
+    """Outcome of every (run, case_id) of a frame.
+
+    Only records of one bout are compared, since only they were measured round by round beside each other. Where a case
+    was measured in several bouts, the one with most contenders counts, of equals the last.
+    """
+    return {(str(run), str(case_id)): _of_case(part) for (run, case_id), part in table.groupby(["run", "case_id"])}
+
+
+def _of_case(records: pd.DataFrame) -> Standing:
+    fit = records[rankable(records)]
+    if fit.empty:
+        return Standing((), ())
+    sizes = fit["bout"].value_counts(sort=False)
+    bout = sizes[sizes == sizes.max()].index[-1]
+    floors = records.loc[records["bout"] == bout, "noise_floor"].dropna()
+    return standing(_contenders(fit[fit["bout"] == bout]), max([MIN_DIFFERENCE, *floors]))
+
+
+def _contenders(rows: pd.DataFrame) -> list[Contender]:
+    contenders = []
+    for row in rows_of(rows):
+        known = row.samples >= MIN_SAMPLES and math.isfinite(row.low_ns) and math.isfinite(row.high_ns)
+        low, high = (row.low_ns, row.high_ns) if known else (0.0, math.inf)
+        contenders.append(Contender(row.impl, row.median_ns, low, high))
+    return contenders

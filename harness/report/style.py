@@ -1,0 +1,167 @@
+"""The one look of all plots: colours by family, sizes, fonts, numbers on axes."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from harness.report import units
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+FAMILY_COLOURS: dict[str, str] = {
+    "loop": "#E69F00",
+    "einsum": "#56B4E9",
+    "batched": "#CC79A7",
+    "grouped": "#0072B2",
+    "fused": "#D55E00",
+    "soft": "#8A7F1D",
+    "peer": "#009E73",
+    "dense": "#555555",
+}
+"""Okabe and Ito's palette, which stays distinct under colour blindness, with the yellow darkened to show on white. The
+order is that of legends and columns."""
+
+OTHER = "#333333"
+"""Colour of a family that this version does not know."""
+
+TIE = "#D9D9D9"
+FLOOR = "#000000"
+WIDTH_INCHES = 9.0
+
+STYLE: dict[str, Any] = {
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9.5,
+    "figure.titlesize": 12,
+    "figure.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "text.parse_math": False,
+}
+
+_MARKERS = "os^DvPX*"
+_SHADES = (0.0, -0.35, 0.4, -0.6, 0.62)
+_DASHES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one implementation is drawn everywhere in a report."""
+
+    colour: str
+    marker: str
+    dashes: str
+    order: int
+
+
+def look_up(table: pd.DataFrame) -> dict[str, Look]:
+    """Look of every implementation in a frame.
+
+    The colour is the family's; further members of a family differ in shade, marker and dashes. Columns and legends go
+    by ``order``: family by family, the dense baseline last.
+    """
+    families = dict(zip(table["impl"], table["family"], strict=True))
+    order = sorted(families, key=lambda name: (family_rank(families[name]), families[name], name))
+    members: dict[str, int] = {}
+    looks = {}
+    for place, name in enumerate(order):
+        family = families[name]
+        nth = members[family] = members.get(family, -1) + 1
+        colour = shade(FAMILY_COLOURS.get(family, OTHER), _SHADES[nth % len(_SHADES)])
+        dashes = "--" if family == "dense" else _DASHES[nth % len(_DASHES)]
+        looks[name] = Look(colour, _MARKERS[nth % len(_MARKERS)], dashes, place)
+    return looks
+
+
+def family_rank(family: str) -> int:
+    """Place of a family in legends; unknown ones come before the baseline."""
+    known = list(FAMILY_COLOURS)
+    return known.index(family) if family in known else len(known) - 1
+
+
+def shade(colour: str, amount: float) -> str:
+    """Mix a colour with white (``amount`` above 0) or black (below 0)."""
+    target = 1.0 if amount > 0 else 0.0
+    red, green, blue = (part + (target - part) * abs(amount) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever reads better on a colour (relative luminance of WCAG 2)."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if luminance > 0.179 else "#FFFFFF"
+
+
+def in_style() -> AbstractContextManager[None]:
+    """Draw and save inside this, and nothing leaks into a caller's matplotlib."""
+    return mpl.rc_context(STYLE)  # type: ignore[arg-type]
+
+
+def panels(
+    titles: Sequence[str], *, columns: int = 1, height: float = 3.4, width: float = WIDTH_INCHES
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of equally large panels, row by row; ``height`` in inches is one panel's."""
+    columns = min(columns, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    figure = Figure(figsize=(width, rows * height + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, title in zip(grid, titles, strict=False):
+        axes.set_title("\n".join(textwrap.wrap(title, int(width * 11 / columns))), loc="left")
+    for axes in grid[len(titles) :]:
+        axes.set_axis_off()
+    return figure, list(grid[: len(titles)])
+
+
+def entitle(figure: Figure, question: str, label: str) -> None:
+    """Put the question a figure answers above it, and what it was asked about below the question."""
+    wrapped = "\n".join(textwrap.wrap(label, 105))
+    figure.suptitle(f"{question}\n{wrapped}", x=0.01, ha="left", fontsize=11, fontweight="normal")
+
+
+def token_axis(axes: Axes, counts: Sequence[int]) -> None:
+    """Make the x axis logarithmic with a tick at each token count that was measured."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(list(counts)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("tokens in one call")
+
+
+def rate_axis(axes: Axes, label: str) -> None:
+    """Make the y axis logarithmic with decimal prefixes at the decades."""
+    axes.set_yscale("log", base=10)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.tick(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel(label)
+
+
+def ratio_axis(axes: Axes, label: str, low: float, high: float) -> None:
+    """Make the y axis show how many times: in doublings where the values span several, evenly otherwise."""
+    if high / low > 3:
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axes.set_ylabel(label)

@@ -1,0 +1,48 @@
+"""The last words of a run in the terminal: one table of times for each group of cases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from harness.report import units
+from harness.report.escape import one_line
+from harness.report.frame import frame
+from harness.report.groups import Group, groups
+from harness.report.style import look_up
+
+if TYPE_CHECKING:
+    from harness.records.store import Run
+    from harness.report.frame import Row
+    from harness.report.ranking import Standing
+
+WINS, SHARES = "*", "="
+
+
+def summary_tables(run: Run) -> list[tuple[str, str]]:
+    """Title and plain-text table of every group of a run: median times, ``*`` the fastest, ``=`` a shared win.
+
+    The text holds no terminal sequences, whatever the records hold; print it without interpreting markup.
+    """
+    table = frame([run])
+    return [(one_line(group.label), _times(group)) for group in groups(table, look_up(table))]
+
+
+def _times(group: Group) -> str:
+    headers = ["tokens", "traffic", *(f"({name})" if name in group.baselines else name for name in group.impls)]
+    rows = []
+    for outcome in group.outcomes:
+        unit = units.shared_unit(row.median_ns for row in outcome.rows.values())
+        times = [_cell(outcome.rows.get(name), outcome.standing, unit) for name in group.impls]
+        rows.append([str(outcome.tokens), outcome.spread, *times])
+    return tabulate(rows, headers=[one_line(head) for head in headers], disable_numparse=True, stralign="right")
+
+
+def _cell(row: Row | None, standing: Standing, unit: tuple[float, str]) -> str:
+    if row is None:
+        return units.ABSENT
+    if row.status != "ok":
+        return row.status
+    mark = WINS if standing.winner == row.impl else SHARES if row.impl in standing.winners else ""
+    return units.time(row.median_ns, unit) + mark

@@ -1,0 +1,107 @@
+"""What parent and worker say to each other: a job file in, one outcome file a step out. Plain JSON, never pickle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from harness.cases.case import PlannedCase
+from harness.records.environment import Ceilings, Device
+from harness.records.record import Record
+from harness.records.store import replace_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+JOB, LOG, BLACK_BOX = "job.json", "log.txt", "blackbox.json"
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """An implementation as the worker found it; ``broken`` says why its module could not be imported."""
+
+    name: str
+    family: str = ""
+    version: str = ""
+    source_hash: str = "unknown"
+    origin: str = ""
+    summary: str = ""
+    devices: tuple[str, ...] = ()
+    passes: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    broken: str = ""
+
+
+class ProbeJob(msgspec.Struct, tag="probe", kw_only=True):
+    """Find the implementations and the devices. ``skip`` are modules that took an earlier worker down."""
+
+    skip: tuple[str, ...] = ()
+
+
+class ProbeOutcome(msgspec.Struct, tag="probed", kw_only=True):
+    """What the machine has. ``facts`` are what ``doctor`` wants to know of torch."""
+
+    implementations: list[Listed]
+    devices: dict[str, Device]
+    facts: dict[str, object]
+
+
+class CeilingsJob(msgspec.Struct, tag="ceilings", kw_only=True):
+    """Measure a device's ceilings, and its idle power where there is a meter."""
+
+    device: str
+    dtypes: tuple[str, ...]
+
+
+class CeilingsOutcome(msgspec.Struct, tag="ceilings-measured", kw_only=True):
+    """What was measured."""
+
+    ceilings: Ceilings
+
+
+class BoutsJob(msgspec.Struct, tag="bouts", kw_only=True):
+    """Run bouts one after another, within ``budget_s`` together; ``timed`` False asks for agreement only."""
+
+    planned: list[PlannedCase]
+    environment_id: str
+    budget_s: float
+    timed: bool = True
+    ceilings: dict[str, Ceilings] = {}
+    skip: tuple[str, ...] = ()
+
+
+class BoutOutcome(msgspec.Struct, tag="bout", kw_only=True):
+    """One bout's records, the seconds it took, and those of them spent inside measured calls."""
+
+    case_id: str
+    records: list[Record]
+    measuring_s: float
+    wall_s: float
+
+
+class ReadyOutcome(msgspec.Struct, tag="ready"):
+    """The worker has imported everything and starts on the job."""
+
+
+Job = ProbeJob | CeilingsJob | BoutsJob
+Outcome = ProbeOutcome | CeilingsOutcome | BoutOutcome | ReadyOutcome
+
+O = TypeVar("O", bound=msgspec.Struct)
+
+
+def read_job(folder: Path) -> Job:
+    """Return the job the parent left in a folder."""
+    return msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
+
+
+def write_outcome(folder: Path, number: int, outcome: Outcome) -> None:
+    """Leave outcome number ``number`` for the parent, whole or not at all."""
+    replace_file(folder / f"outcome-{number:05}.json", outcome)
+
+
+def outcomes_from(folder: Path, number: int) -> Iterator[Outcome]:
+    """Yield the outcomes from a number on, as far as the worker has got."""
+    while (path := folder / f"outcome-{number:05}.json").exists():
+        yield msgspec.json.decode(path.read_bytes(), type=Outcome)
+        number += 1

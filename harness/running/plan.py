@@ -1,0 +1,105 @@
+"""The plan: which cases, in which order, for which implementations, within what time and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harness.cases.cost import memory_estimate_bytes
+from harness.cases.shape import require
+from harness.running.runner import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.cases.case import PlannedCase
+    from harness.running.machine import Machine
+
+BOUT_SECONDS = {"cpu": 12.0, "cuda": 6.0}
+"""Budget of one bout where the suite names none."""
+WORKER_START_SECONDS = 5.0
+"""Importing torch and the implementations, once a layer."""
+CEILINGS_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do. ``budget_s`` bounds all bouts together."""
+
+    suite: str
+    description: str
+    planned: tuple[PlannedCase, ...]
+    budget_s: float
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices its cases name."""
+        return tuple(dict.fromkeys(one.case.device for one in self.planned))
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most memory a single case needs, as estimated."""
+        return max((memory_estimate_bytes(one.case) for one in self.planned), default=0)
+
+    @property
+    def expected_s(self) -> float:
+        """How long the run may take: workers' starts, ceilings, and the budget."""
+        starts = len(chunks(self.planned, one_worker=False)) * WORKER_START_SECONDS
+        return starts + CEILINGS_SECONDS * len(self.devices) + self.budget_s
+
+
+def make_plan(
+    suite: str,
+    description: str,
+    planned: Sequence[PlannedCase],
+    machine: Machine,
+    *,
+    only: tuple[str, ...] | None = None,
+    budget_s: float | None = None,
+) -> Plan:
+    """Order cases by layer, name the implementations of each, and settle the budget.
+
+    ``only`` keeps those implementations; a name nobody registered is refused wherever it comes from.
+
+    Raises
+    ------
+    ValueError
+        naming the key and what there is.
+    """
+    known = tuple(machine.usable)
+    for name in only or ():
+        require(name in known, "--impl", name, "one of " + ", ".join(known))
+    resolved = []
+    for one in planned:
+        asked = one.implementations if one.implementations is not None else known
+        for name in asked:
+            require(name in known, "implementation", name, "one of " + ", ".join(known))
+        has_device = one.case.device in machine.environment.devices
+        require(has_device, "device", one.case.device, "one of " + ", ".join(machine.environment.devices))
+        names = tuple(name for name in asked if only is None or name in only)
+        if names:
+            resolved.append(msgspec.structs.replace(one, implementations=names))
+    ordered = _by_layer(resolved)
+    if budget_s is None:
+        budget_s = sum(BOUT_SECONDS[one.case.device.partition(":")[0]] for one in ordered)
+    return Plan(suite, description, tuple(ordered), budget_s)
+
+
+def _by_layer(planned: Sequence[PlannedCase]) -> list[PlannedCase]:
+    """Bring cases of one layer together, layers in the order of their first case, so that weights are built once."""
+    layers: dict[str, list[PlannedCase]] = {}
+    for one in planned:
+        layers.setdefault(one.case.layer_key, []).append(one)
+    return [one for layer in layers.values() for one in layer]
+
+
+def remaining(planned: Sequence[PlannedCase], done: set[tuple[str, str]]) -> list[PlannedCase]:
+    """Return what a run still lacks: each case with the implementations that have no record of it."""
+    rest = []
+    for one in planned:
+        names = tuple(name for name in one.implementations or () if (one.case.case_id, name) not in done)
+        if names:
+            rest.append(msgspec.structs.replace(one, implementations=names))
+    return rest

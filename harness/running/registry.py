@@ -1,0 +1,94 @@
+"""Where implementations are known by name. A decorator puts them in; ``discovery`` imports the modules that use it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cases.case import DTYPE_BYTES, PASSES
+from harness.layer.contract import FAMILIES, Implementation, Prepare, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_registered: dict[str, Implementation] = {}
+
+
+def implementation(
+    name: str,
+    *,
+    family: str,
+    devices: Sequence[str] = ("cpu", "cuda"),
+    passes: Sequence[str] = ("forward",),
+    dtypes: Sequence[str] = tuple(DTYPE_BYTES),
+    version: str = "1",
+    unsupported: Unsupported | None = None,
+) -> Callable[[Prepare], Prepare]:
+    """Register the decorated ``prepare(layer) -> forward`` under ``name``.
+
+    The first line of its docstring becomes its summary. Raise ``version`` when its speed is meant to change: history
+    then starts a new series. ``unsupported(case)`` returns why a case cannot run, or None.
+
+    Raises
+    ------
+    ValueError
+        when the name is taken or malformed, or family, devices, passes or dtypes are unknown.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
+        raise ValueError(f"implementation name {name!r}: small letters, digits, '_', '.' and '-' only")
+    _check_words(name, "family", [family], FAMILIES)
+    _check_words(name, "devices", devices, ("cpu", "cuda"))
+    _check_words(name, "passes", passes, PASSES)
+    _check_words(name, "dtypes", dtypes, tuple(DTYPE_BYTES))
+
+    def register(prepare: Prepare) -> Prepare:
+        if name in _registered and _registered[name].origin != prepare.__module__:
+            raise ValueError(
+                f"two implementations are called {name!r}: {_registered[name].origin}, {prepare.__module__}"
+            )
+        _registered[name] = Implementation(
+            name=name,
+            family=family,
+            prepare=prepare,
+            devices=tuple(devices),
+            passes=tuple(passes),
+            dtypes=tuple(dtypes),
+            version=version,
+            summary=(inspect.getdoc(prepare) or "").partition("\n")[0],
+            source_hash=source_hash(prepare),
+            origin=prepare.__module__,
+            refuses=unsupported,
+        )
+        return prepare
+
+    return register
+
+
+def registered() -> dict[str, Implementation]:
+    """All implementations known so far, by name, in the order of their names."""
+    return dict(sorted(_registered.items()))
+
+
+def source_hash(prepare: Prepare) -> str:
+    """Hash of the file an implementation stands in, or of its whole folder when it is a package."""
+    try:
+        path = Path(inspect.getsourcefile(prepare) or "")
+    except TypeError:
+        path = Path()
+    if not path.is_file():
+        return "unknown"
+    is_package = path.name == "__init__.py"
+    files = sorted(path.parent.rglob("*.py")) if is_package else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _check_words(name: str, key: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for word in given:
+        if word not in known:
+            raise ValueError(f"implementation {name!r}: {key} = {word!r}: one of {', '.join(known)}")

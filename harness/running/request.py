@@ -1,0 +1,71 @@
+"""What a person asked for on the command line, turned into a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.cases.axes import parse_override
+from harness.cases.shipped import find_suite
+from harness.cases.suite import check_memory, load_suite, located, parse_budget
+from harness.running.child import available_memory_bytes
+from harness.running.plan import make_plan
+
+if TYPE_CHECKING:
+    from harness.cases.axes import Value
+    from harness.running.machine import Machine
+    from harness.running.plan import Plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """The words of ``moebench run`` and ``moebench plan``, as given; empty where left out."""
+
+    suite: str
+    impl: str = ""
+    device: str = ""
+    budget: str = ""
+    overrides: tuple[str, ...] = ()
+    model: str = ""
+
+    def plan(self, machine: Machine) -> Plan:
+        """Resolve against what this machine has.
+
+        Raises
+        ------
+        ValueError
+            one line naming file, key and what is allowed.
+        """
+        suite = load_suite(find_suite(self._suite_name(machine)))
+        cases = suite.cases(machine.best_device, self._axes())
+        with located(str(suite.path)):
+            check_memory(cases, available_memory(machine))
+            return make_plan(
+                suite.name,
+                suite.description,
+                cases,
+                machine,
+                only=tuple(name.strip() for name in self.impl.split(",")) if self.impl else None,
+                budget_s=parse_budget(self.budget) if self.budget else suite.budget_s,
+            )
+
+    def _suite_name(self, machine: Machine) -> str:
+        if self.suite != "auto":
+            return self.suite
+        on_gpu = (self.device or machine.best_device).startswith("cuda")
+        return "reference" if on_gpu else "quick"
+
+    def _axes(self) -> dict[str, tuple[Value, ...]]:
+        given = list(self.overrides)
+        if self.device:
+            given.append(f"device={self.device}")
+        if self.model:
+            given.append(f"model={self.model}")
+        return {key: tuple(values) for key, values in map(parse_override, given)}
+
+
+def available_memory(machine: Machine) -> dict[str, int]:
+    """Bytes a case may need, by device: what is free on the host, nine tenths of a GPU's memory."""
+    devices = machine.environment.devices
+    gpus = {name: int(0.9 * device.memory_bytes) for name, device in devices.items() if device.kind != "cpu"}
+    return {"cpu": available_memory_bytes(), **gpus}

@@ -1,0 +1,147 @@
+"""A run from start to end: a directory, ceilings, bouts, records; or what is missing of an earlier one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harness.records.store import RunInfo, RunStore, load_run, read_records
+from harness.running.child import Limits, available_memory_bytes
+from harness.running.machine import measure_ceilings
+from harness.running.plan import remaining
+from harness.running.runner import Course, Runner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.cases.case import PlannedCase
+    from harness.records.record import Record
+    from harness.records.store import Run
+    from harness.running.machine import Machine
+    from harness.running.plan import Plan
+    from harness.running.runner import Progress
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run directory with what is still to be measured in it."""
+
+    path: Path
+    info: RunInfo
+    machine: Machine
+    limits: Limits
+    torn_lines: int = 0
+
+    def to_do(self) -> list[PlannedCase]:
+        """Return the cases and implementations that have no record yet."""
+        return remaining(self.info.plan, {record.key for record in read_records(self.path)[0]})
+
+    def measure(self, progress: Progress) -> Run:
+        """Measure what is missing, keeping each bout as soon as it is over, and return the whole run.
+
+        On KeyboardInterrupt, or whatever else ends it early, everything measured so far is on disk.
+        """
+        store = RunStore(self.path)
+        course = self._course(store)
+        runner = Runner(course, store.append, progress)
+        earlier = self.info.measuring_s, self.info.wall_s
+        budget_s = max(0.0, (self.info.budget_s or 0.0) - earlier[1])
+        try:
+            runner.run(self.to_do(), budget_s)
+            self.info.finished_at = now()
+        finally:
+            self.info.measuring_s = earlier[0] + course.measuring_s
+            self.info.wall_s = earlier[1] + course.wall_s
+            store.write_info(self.info)
+        return load_run(self.path)
+
+    def _course(self, store: RunStore) -> Course:
+        """Measure the ceilings that the run does not hold yet, and settle what stays the same over it."""
+        environment = self.machine.environment
+        course = Course(
+            environment_id=environment.environment_id,
+            listed=self.machine.listed,
+            limits=self.limits,
+            ceilings=dict(environment.ceilings),
+            skip=self.machine.skip,
+        )
+        for device in dict.fromkeys(one.case.device for one in self.to_do()):
+            if device not in course.ceilings:
+                dtypes = tuple(sorted({one.case.dtype for one in self.info.plan if one.case.device == device}))
+                course.ceilings[device] = measure_ceilings(device, dtypes, self.limits)
+                course.measuring_s += course.ceilings[device].seconds
+        course.wall_s = course.measuring_s
+        store.write_environment(msgspec.structs.replace(environment, ceilings=course.ceilings))
+        return course
+
+
+def start(plan: Plan, path: Path, machine: Machine, command: str, stage_s: float) -> Session:
+    """Lay out a new run directory.
+
+    Raises
+    ------
+    ValueError
+        when the directory already holds a run.
+    """
+    if (path / "run.json").exists():
+        raise ValueError(f"--out = {str(path)!r}: holds a run already; continue it with --resume {path}")
+    info = RunInfo(
+        name=path.name,
+        command=command,
+        started_at=now(),
+        suite=plan.suite,
+        description=plan.description,
+        plan=list(plan.planned),
+        budget_s=plan.budget_s,
+    )
+    store = RunStore(path)
+    store.write_info(info)
+    store.write_environment(machine.environment)
+    return Session(path, info, machine, limits_for(plan.devices, stage_s))
+
+
+def resume(path: Path, machine: Machine, stage_s: float) -> Session:
+    """Take up an unfinished run where it stopped.
+
+    Raises
+    ------
+    ValueError
+        when there is no run, or it was taken in another environment, whose numbers must not be mixed with this one's.
+    """
+    run = load_run(path)
+    then, now_here = run.environment.environment_id, machine.environment.environment_id
+    if then != now_here:
+        raise ValueError(
+            f"--resume = {str(path)!r}: taken in environment {then}, this machine is {now_here}; start a new run"
+        )
+    devices = tuple(dict.fromkeys(one.case.device for one in run.info.plan))
+    known = msgspec.structs.replace(machine.environment, ceilings=run.environment.ceilings)
+    return Session(path, run.info, replace(machine, environment=known), limits_for(devices, stage_s), run.torn_lines)
+
+
+def limits_for(devices: tuple[str, ...], stage_s: float) -> Limits:
+    """Limits of a worker. Only runs on the CPU alone are bounded in memory: CUDA maps more than it uses."""
+    return Limits(stage_s, available_memory_bytes() if devices == ("cpu",) else 0)
+
+
+def gate_only(planned: list[PlannedCase], machine: Machine, limits: Limits, progress: Progress) -> list[Record]:
+    """Check agreement without timing anything (``moebench validate``)."""
+    records: list[Record] = []
+    course = Course(
+        environment_id=machine.environment.environment_id,
+        listed=machine.listed,
+        limits=limits,
+        skip=machine.skip,
+        timed=False,
+        one_worker=True,
+    )
+    Runner(course, records.extend, progress).run(planned, budget_s=0.0)
+    return records
+
+
+def now() -> str:
+    """UTC in ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Suites: which cases to measure, as TOML."""
