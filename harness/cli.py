@@ -180,9 +180,12 @@ def validate(impl: Impl = "", device: DeviceOption = "", timeout: Timeout = 120.
     if as_json:
         _print_json(summary)
     else:
-        rows = [[str(cell) for cell in row.values()] for row in summary]
-        headers = list(summary[0]) if summary else []
+        shown = [list(row.items())[:-1] for row in summary]  # the last column says why; too wide for a terminal
+        headers = [key for key, _ in shown[0]] if shown else []
+        rows = [[str(cell) for _, cell in row] for row in shown]
         terminal.out.print(terminal.table(f"agreement with the float64 oracle on {where}", headers, rows))
+        for name, reason in sorted({(r.impl.name, r.reason) for r in records if r.status == "unsupported"}):
+            terminal.out.print(f"{name}: {reason}", markup=False, highlight=False)
         terminal.out.print(terminal.status_line(bar.statuses))
     if not any(record.status == "ok" for record in records):
         raise typer.Exit(NOTHING if all(record.status == "unsupported" for record in records) else FAILURES)
@@ -218,7 +221,7 @@ def doctor(as_json: Json = False) -> None:
     colours = {"ok": "green", "limited": "yellow", "missing": "red"}
     for finding in findings:
         colour = colours[finding.status]
-        said = " ".join(part for part in (finding.what, finding.why, finding.advice) if part)
+        said = "; ".join(part for part in (finding.what, finding.why, finding.advice) if part)
         terminal.out.print(f"[{colour}]{finding.status:8}[/] [bold]{finding.topic}[/]: {escape(said)}", highlight=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -80,7 +81,9 @@ def duration(seconds: float) -> str:
 
 def table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Build a table; everything in it is plain text, nothing is read as markup."""
-    built = Table(*headers, title=title or None, title_justify="left", header_style="bold")
+    built = Table(
+        *headers, title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for row in rows:
         built.add_row(*(escape(cell) for cell in row))
     return built
@@ -94,10 +97,10 @@ def fail(message: str) -> None:
 def plan_table(plan: Plan, memory_bytes: Sequence[int]) -> Table:
     """Show a plan, a line a case."""
     rows = [
-        (one.case.case_id, one.case.label(), ", ".join(one.implementations or ()), f"{need / 2**30:.2f}")
+        (one.case.case_id, one.case.label(), f"{need / 2**30:.2f}", " ".join(one.implementations or ()))
         for one, need in zip(plan.planned, memory_bytes, strict=True)
     ]
-    return table(f"{plan.suite}: {plan.description}", ("case", "what", "implementations", "memory GiB"), rows)
+    return table(f"{plan.suite}: {plan.description}", ("case", "what", "GiB", "implementations"), rows)
 
 
 def status_line(statuses: Counter[str]) -> str:

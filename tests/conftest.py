@@ -1,6 +1,10 @@
-"""Tests marked ``cuda`` skip themselves where there is no GPU."""
+"""Tests marked ``cuda`` skip themselves where there is no GPU. No test asserts on time, so one thread is enough."""
+
+import os
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in workers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

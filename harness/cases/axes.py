@@ -55,7 +55,7 @@ TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", s
 
 
 def parse_values(key: str, given: object) -> tuple[Value, ...]:
-    """Check what a key holds, one value or a list of them, and return it as a tuple.
+    """Check what a key holds, one value or a list of them, and return each value once.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def parse_values(key: str, given: object) -> tuple[Value, ...]:
     require(key in KEYS, key, given, f"not a key of a sweep, {did_you_mean(key, KEYS)}")
     values = given if isinstance(given, list) else [given]
     require(len(values) > 0, key, given, "at least one value")
-    return tuple(_typed(key, value) for value in values)
+    return tuple(dict.fromkeys(_typed(key, value) for value in values))
 
 
 def parse_override(text: str) -> tuple[str, list[Value]]:

@@ -70,8 +70,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         shape, traffic = self.shape, self.traffic
         sizes = f"H{shape.hidden} I{shape.expert_hidden} E{shape.experts} k{shape.top_k}"
         head = f"{shape.name} ({sizes})" if shape.name else sizes
-        ordinary = {"forward", "experts", "eager"}
-        rest = [word for word in (self.pass_, self.scope, self.execution) if word not in ordinary]
+        ordinary = {"softmax", "forward", "experts", "eager"}
+        rest = [word for word in (shape.router.kind, self.pass_, self.scope, self.execution) if word not in ordinary]
         return " ".join([head, f"T={traffic.tokens}", traffic.spread, self.dtype, *rest, self.device])
 
 

@@ -42,7 +42,7 @@ def preset(name: str) -> Shape:
     """
     known = _load()
     if name not in known:
-        raise ValueError(f"preset = {name!r}: {did_you_mean(name, known)} (`moebench presets` shows them)")
+        raise ValueError(f"preset = {name!r}: {did_you_mean(name, known)} (`moebench list presets` shows them)")
     return known[name].shape
 
 

@@ -40,7 +40,7 @@ class Sweep:
         """Go through the product of the axes, the last one fastest."""
         axes = combine_axes(self.axes, overrides)
         names = axes.pop(IMPLEMENTATION, None)
-        implementations = None if names is None else tuple(dict.fromkeys(str(name) for name in names))
+        implementations = None if names is None else tuple(str(name) for name in names)
         for values in itertools.product(*axes.values()):
             choice = dict(zip(axes, values, strict=True))
             yield PlannedCase(case=make_case(choice, device), implementations=implementations)

@@ -28,7 +28,9 @@ TRAFFIC_KINDS: dict[str, TrafficKind] = {
     "dirichlet": TrafficKind("a", 10.0, 1e-3, 1e6, "expert popularity drawn from Dir(a, ..., a); small a is skewed"),
     "single_hot": TrafficKind("", None, 0, 0, "one expert is in every token's choice: max/mean = E/k"),
     "k_hot": TrafficKind("", None, 0, 0, "all tokens choose the same k experts"),
-    "tile": TrafficKind("rows", 128, 1, 65536, "each expert gets one token past a tile of that many rows: most padding"),
+    "tile": TrafficKind(
+        "rows", 128, 1, 65536, "each expert gets one token past a tile of that many rows: most padding"
+    ),
     "temporal": TrafficKind(
         "rho", 0.3, 0.0, 0.999, "logits correlated from token to token (0.3 is Mixtral's layer 15), sigma 0.15"
     ),
@@ -73,7 +75,9 @@ def parse_spread(text: str) -> tuple[str, float | None]:
         with the key ``traffic`` and what is allowed.
     """
     kind, _, given = text.partition(":")
-    allowed = "one of " + ", ".join(f"{name}:{k.parameter}" if k.parameter else name for name, k in TRAFFIC_KINDS.items())
+    allowed = "one of " + ", ".join(
+        f"{name}:{k.parameter}" if k.parameter else name for name, k in TRAFFIC_KINDS.items()
+    )
     require(kind in TRAFFIC_KINDS, "traffic", text, allowed)
     spec = TRAFFIC_KINDS[kind]
     if spec.default is None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from harness.cases.shape import require
 from harness.records.record import Balance
 
 if TYPE_CHECKING:
@@ -75,11 +74,6 @@ def max_vio(counts: ArrayLike) -> float:
     return max_over_mean(counts) - 1.0
 
 
-def balancedness(counts: ArrayLike) -> float:
-    """Inverse of ``max_over_mean``, m / max c: balanced 1. The name that expert-parallel load balancers use."""
-    return 1.0 / max_over_mean(counts)
-
-
 def cv2(counts: ArrayLike) -> float:
     """Squared coefficient of variation, population variance(c) / m^2: balanced 0. Source: Shazeer 2017, eq. 7."""
     c = _counts(counts)
@@ -101,11 +95,6 @@ def normalised_entropy(counts: ArrayLike) -> float:
     return min(1.0, entropy(counts) / math.log(experts)) if experts > 1 else 1.0
 
 
-def effective_experts(counts: ArrayLike) -> float:
-    """How many equally loaded experts would have this entropy, exp(-sum p ln p): 1 to E, balanced E."""
-    return math.exp(entropy(counts))
-
-
 def gini(counts: ArrayLike) -> float:
     """Gini coefficient, sum_i (2i - E - 1) c_(i) / (E * sum c), c ascending, i from 1: balanced 0, below 1."""
     c = np.sort(_counts(counts))
@@ -123,31 +112,12 @@ def dead_experts(counts: ArrayLike) -> int:
     return len(_counts(counts)) - distinct_experts(counts)
 
 
-def rank_imbalance(counts: ArrayLike, ranks: int) -> float:
-    """Max / mean of the sums over expert-parallel ranks, each holding E / ranks consecutive experts.
-
-    Raises
-    ------
-    ValueError
-        when the ranks do not divide the experts.
-    """
-    c = _counts(counts)
-    require(ranks >= 1 and len(c) % ranks == 0, "ranks", ranks, f"a divisor of experts = {len(c)}")
-    return max_over_mean(c.reshape(ranks, -1).sum(1))
-
-
 def drop_rate(counts: ArrayLike, slots: int) -> float:
     """Share of the slots that tokens asked for and that reached no expert: 1 - sum c / slots, at least 0.
 
     With c counted after dropping this is sum max(0, wanted - capacity) / (T*k).
     """
     return max(0.0, 1.0 - float(_counts(counts).sum()) / slots) if slots else 0.0
-
-
-def slot_waste(counts: ArrayLike, capacity: int) -> float:
-    """Share of E * capacity reserved rows that stay empty: 1 - sum min(c, C) / (E*C); full 0."""
-    c = _counts(counts)
-    return 1.0 - float(np.minimum(c, capacity).sum()) / (len(c) * capacity) if capacity else 0.0
 
 
 def tile_padding(counts: ArrayLike, rows: int) -> float:
@@ -170,20 +140,6 @@ def max_over_mean_floor(per_expert: float, experts: int, k: int) -> float:
 def cv2_floor(per_expert: float, experts: int, k: int) -> float:
     """Estimate CV^2 of uniform routing with m tokens an expert: (1 - k/E) / m, the binomial variance over m^2."""
     return (1.0 - k / experts) / per_expert if per_expert else 0.0
-
-
-def co_activation(expert_ids: Tensor, experts: int) -> Tensor:
-    """A_ij, the tokens that use both i and j; A_ii = c_i. (T, K) -> (E, E) float64."""
-    member = torch.zeros(len(expert_ids), experts + 1, dtype=torch.float64, device=expert_ids.device)
-    member = member.scatter(1, expert_ids, 1.0)[:, :experts]
-    return member.T @ member
-
-
-def co_activation_lift(expert_ids: Tensor, experts: int) -> Tensor:
-    """A_ij * T / (c_i c_j), (E, E): 1 where i and j are chosen independently; 0 where either got no token."""
-    together = co_activation(expert_ids, experts)
-    c = together.diagonal()
-    return together * len(expert_ids) / torch.outer(c, c).clamp(min=1.0)
 
 
 def first_choice_repeat(expert_ids: Tensor) -> float:

@@ -53,9 +53,10 @@ def imposed_choice(
 def tile_counts(tokens: int, experts: int, k: int, rows: int) -> NDArray[np.int64]:
     """Deal T*k slots to experts, (E,), at most T each, so that they fill as many tiles as any counts could.
 
-    With T*k >= E every expert gets one token, then whole tiles are dealt out evenly while they fit below T. What remains
-    goes to the experts with fewest tiles, each filled up to T before the next gets any. So all counts are 1 modulo
-    ``rows`` but those: one expert as a rule, since less than ``rows`` remains unless 1 + rows * tiles would pass T.
+    With T*k >= E every expert gets one token, then whole tiles are dealt out evenly while they fit below T. What
+    remains goes to the experts with fewest tiles, each filled up to T before the next gets any. So all counts are 1
+    modulo ``rows`` but those: one expert as a rule, since less than ``rows`` remains unless 1 + rows * tiles would pass
+    T.
     With T*k < E, T*k experts get one token and the others none.
     """
     slots = tokens * k

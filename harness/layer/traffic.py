@@ -81,7 +81,7 @@ def selection_bias(shape: Shape, seed: int, device: str | torch.device) -> Tenso
 
     For ``sigmoid`` N(0, 0.02), cut at two sigma. ``make_logits`` takes it back out of the scores, as a trained model's
     bias evens out its experts: the traffic keeps its skew, and weighing by biased scores shows as an error of 2 %. For
-    ``softmax`` N(0, 0.05 / E), too small to move the skew.
+    ``softmax`` N(0, 0.05 / E), too small to move the skew; only what ``single_hot`` leaves open follows it.
     """
     if not shape.router.selection_bias:
         return None

@@ -22,7 +22,7 @@ def cache_bytes(device: str) -> int:
     """Bytes of the last-level cache of ``cpu``, ``cuda`` or ``cuda:N`` (its L2). Imports torch for CUDA only."""
     if device == "cpu":
         return cpu_cache().bytes
-    import torch  # noqa: PLC0415 (the parent process asks for the CPU only, and stays free of torch)
+    import torch  # here, for the parent process asks for the CPU only and stays free of torch
 
     return int(torch.cuda.get_device_properties(device).L2_cache_size)
 

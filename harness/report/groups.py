@@ -114,8 +114,15 @@ class Group:
 
     @cached_property
     def drawn(self) -> pd.DataFrame:
-        """The records plots show: those of the lowest seed, so that a point is one case."""
-        return self.table[self.table["seed"] == self.seeds[0]]
+        """Records that plots show: the lowest seed of each machine, tokens and traffic, so that a point is one case."""
+        lowest = self.table.groupby(["run", "tokens", "spread"])["seed"].transform("min")
+        return self.table[self.table["seed"] == lowest]
+
+    @cached_property
+    def drawn_outcomes(self) -> list[Outcome]:
+        """The cases that maps show, chosen like ``drawn``."""
+        lowest = {(outcome.run, outcome.tokens, outcome.spread): outcome for outcome in reversed(self.outcomes)}
+        return list(reversed(lowest.values()))
 
     @cached_property
     def speeds(self) -> pd.DataFrame:

@@ -46,38 +46,44 @@ def who_wins(group: Group, run: str) -> Markdown:
         return Markdown(
             f"nothing could be ranked in {units.plural(len(found), 'case')} (statuses: {escape(statuses)})."
         )
-    by_winner: defaultdict[tuple[str, ...], list[Outcome]] = defaultdict(list)
+    by_winner: defaultdict[str, list[Outcome]] = defaultdict(list)
     for outcome in ranked:
-        by_winner[tuple(sorted(outcome.standing.winners))].append(outcome)
-    clauses = [
-        _clause(winners, cases, ranked)
-        for winners, cases in sorted(by_winner.items(), key=lambda item: (len(item[0]) > 1, -len(item[1]), item[0]))
-    ]
+        by_winner[outcome.standing.winner or ""].append(outcome)
+    ties = by_winner.pop("", [])
+    clauses = [_win(name, by_winner[name], ranked) for name in sorted(by_winner, key=lambda n: (-len(by_winner[n]), n))]
+    clauses += [_tie(ties, ranked)] if ties else []
     left = len(found) - len(ranked)
-    rest = [f"in {units.plural(left, 'case')} nothing could be ranked"] if left else []
-    return Markdown("; ".join([*clauses, *rest]) + "." + _beside(ranked))
+    clauses += [f"in {units.plural(left, 'case')} nothing could be ranked"] if left else []
+    return Markdown("; ".join(clauses) + "." + _beside(ranked))
 
 
-def _clause(winners: tuple[str, ...], cases: list[Outcome], ranked: list[Outcome]) -> str:
-    """How often and where some implementations won or tied."""
-    names = " and ".join(code(name) for name in winners)
-    count = f"{len(cases)} of {units.plural(len(ranked), 'case')}" if len(ranked) > 1 else "the only case"
-    if len(winners) > 1:
-        return f"{names} tie in {count} ({_where(cases, ranked)})"
+def _win(name: str, cases: list[Outcome], ranked: list[Outcome]) -> str:
+    """How often, where and by how much one implementation alone was fastest."""
     margins = [case.standing.margin for case in cases if case.standing.margin is not None]
     if not margins:
-        return f"{names} is the only one ranked in {count} ({_where(cases, ranked)})"
-    lead = _range(units.ratio(min(margins)), units.ratio(max(margins)))
+        return f"{code(name)} is the only one ranked in {_where(cases, ranked)}"
+    lead = units.span(units.ratio(min(margins)), units.ratio(max(margins)))
     middle = f", in the median {units.ratio(statistics.median(margins))}" if len(margins) > 2 else ""
-    return f"{names} is fastest in {count} ({_where(cases, ranked)}), by {lead} over the next{middle}"
+    return f"{code(name)} is fastest in {_where(cases, ranked)}, by {lead} over the next{middle}"
+
+
+def _tie(cases: list[Outcome], ranked: list[Outcome]) -> str:
+    """Where there is no single winner, and among whom."""
+    names = sorted({name for case in cases for name in case.standing.winners})
+    among = ", ".join(map(code, names[:-1])) + f" and {code(names[-1])}"
+    same = len({frozenset(case.standing.winners) for case in cases}) == 1
+    if same:
+        return f"{among} tie in {_where(cases, ranked)}"
+    return f"there are ties among {among} in {_where(cases, ranked)}"
 
 
 def _where(cases: list[Outcome], ranked: list[Outcome]) -> str:
-    """Token counts of some cases, neighbours joined, and their traffics unless those are all there are."""
+    """How many cases, their token counts, and their traffics unless those are all there are."""
     spreads = dict.fromkeys(case.spread for case in cases)
     everywhere = set(spreads) == {case.spread for case in ranked}
     counts = _stretches({case.tokens for case in cases}, sorted({case.tokens for case in ranked}))
-    return f"T = {counts}" + ("" if everywhere else f"; {escape(', '.join(spreads))}")
+    number = f"{len(cases)} of {units.plural(len(ranked), 'case')}" if len(ranked) > 1 else "the only case"
+    return f"{number} (T = {counts}" + ("" if everywhere else f"; {escape(', '.join(spreads))}") + ")"
 
 
 def _stretches(chosen: set[int], everything: list[int]) -> str:
@@ -98,15 +104,13 @@ def _beside(ranked: list[Outcome]) -> str:
     costs = [outcome.cost_of_sparsity for outcome in ranked if units.present(outcome.cost_of_sparsity)]
     said = ""
     if shares:
-        said += f" The fastest reach {_range(units.share(min(shares)), units.share(max(shares)))} of the floor's speed."
+        said += (
+            f" The fastest reach {units.span(units.share(min(shares)), units.share(max(shares)))} of the floor's speed."
+        )
     if costs:
-        times = _range(units.ratio(min(costs)), units.ratio(max(costs)))
+        times = units.span(units.ratio(min(costs)), units.ratio(max(costs)))
         said += f" They take {times} the time of a dense layer with the same active FLOPs."
     return said
-
-
-def _range(low: str, high: str) -> str:
-    return low if low == high else f"{low} to {high}"
 
 
 def agreement(table: pd.DataFrame) -> Markdown:
@@ -115,7 +119,8 @@ def agreement(table: pd.DataFrame) -> Markdown:
     if fit.empty:
         return Markdown("No record could be ranked, so there is nothing to say about speed.")
     worst = fit.assign(used=fit["error"] / fit["tolerance"]).nlargest(1, "used")
-    said = f"All {len(fit)} ranked records agree with the float64 oracle"
+    who = f"All {len(fit)} ranked records agree" if len(fit) > 1 else "The only ranked record agrees"
+    said = f"{who} with the float64 oracle"
     for record in rows_of(worst[list(table.columns)]):
         case = escape(record.case.label())
         said += (
@@ -130,12 +135,13 @@ MAX_ROWS = 60
 
 
 def failures_table(table: pd.DataFrame, runs: int) -> Markdown:
-    """List what has no ranked time, and why: a row for each machine, implementation, status and reason."""
+    """List what has no ranked time, and why: a row a machine, implementation, status and reason; unsupported last."""
     failed = table[table["status"] != "ok"]
+    failed = failed.sort_values("status", key=lambda column: column == "unsupported", kind="stable")
     rows = []
     for (run, impl, status, reason), part in failed.groupby(["run", "impl", "status", "reason"], sort=False):
         first = part["case"].iloc[0].label()
-        cases = first if len(part) == 1 else f"{len(part)}, first {first}"
+        cases = first if len(part) == 1 else f"{len(part)} cases, the first {first}"
         rows.append([*([str(run)] * (runs > 1)), code(str(impl)), bold(str(status)), cases, str(reason)])
     headers = [*(["machine"] * (runs > 1)), "implementation", "status", "cases", "reason"]
     if not rows:

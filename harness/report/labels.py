@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from harness.cases.case import Case
     from harness.cases.shape import Shape
-    from harness.records.environment import Device
     from harness.records.store import Run
 
 
@@ -100,14 +99,9 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 
 def used_devices(run: Run) -> dict[str, str]:
     """Short name of every device that the run's cases ask for, or of all there are when it has no records."""
-    asked = dict.fromkeys(record.case.device for record in run.records) or run.environment.devices
-    return {word: short_name(device.name) if (device := find_device(run, word)) else word for word in asked}
-
-
-def find_device(run: Run, word: str) -> Device | None:
-    """Look up the device a case names; plain ``cuda`` is ``cuda:0``."""
     devices = run.environment.devices
-    return devices.get(word) or devices.get("cuda:0" if word == "cuda" else word)
+    asked = dict.fromkeys(record.case.device for record in run.records) or devices
+    return {word: short_name(devices[word].name) if word in devices else word for word in asked}
 
 
 def short_name(device: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.report import units
 from harness.report.escape import Markdown, markdown_table
-from harness.report.labels import find_device, run_labels, used_devices
+from harness.report.labels import run_labels, used_devices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,23 +27,21 @@ def ceilings_table(runs: Sequence[Run]) -> Markdown:
 
 
 def by_run(runs: Sequence[Run], columns: Sequence[dict[str, str]]) -> Markdown:
-    """Table of properties: a row for every key of any column, in order of appearance."""
-    keys = dict.fromkeys(key for column in columns for key in column)
+    """Table of properties: a row for every key that any column has a value for."""
+    keys = dict.fromkeys(key for column in columns for key, value in column.items() if value)
     rows = [[key, *(column.get(key) or units.ABSENT for column in columns)] for key in keys]
     return markdown_table(["", *run_labels(runs)], rows)
 
 
 def _host(environment: Environment) -> dict[str, str]:
-    load = environment.load_average
     dirty = " with uncommitted changes" if environment.git_dirty else ""
     return {
         "host": environment.hostname,
         "system": f"{environment.system}, kernel {environment.kernel}",
         "container": environment.container or "",
         "CPU governor": environment.governor or "",
-        "load at the start": units.plain(load),
+        "load at the start": "" if environment.load_average is None else f"{environment.load_average:.2f}",
         "moebench revision": f"{environment.git_sha}{dirty}" if environment.git_sha else "",
-        "environment id": environment.environment_id,
     }
 
 
@@ -56,7 +54,7 @@ def _software(environment: Environment) -> dict[str, str]:
 def _devices(run: Run) -> dict[str, str]:
     described: dict[str, str] = {}
     for word in used_devices(run):
-        device = find_device(run, word)
+        device = run.environment.devices.get(word)
         if device is not None:
             described |= {f"{word}: {key}": value for key, value in _device(device).items()}
     return described
@@ -68,7 +66,7 @@ def _device(device: Device) -> dict[str, str]:
         "device": device.name,
         "memory": units.size(device.memory_bytes),
         "last-level cache": units.size(device.cache_bytes),
-        "cores": str(device.cores or ""),
+        "cores or SMs": str(device.cores or ""),
         "threads used": str(device.threads or ""),
         "compute capability": device.capability or "",
         "driver": device.driver or "",

@@ -33,12 +33,12 @@ def _timed(run: Run) -> dict[str, str]:
     if not timings:
         return {"clock": "nothing was timed"}
     unsettled = sum(not timing.warm for timing in timings)
-    warm = f"{units.spread(timing.warmup_calls for timing in timings)} calls"
+    warm = units.spread(timing.warmup_calls for timing in timings)
     return {
         "clock": count(timing.clock for timing in timings),
         "device time beside it": count("CUDA events" if t.device_ns else "none" for t in timings),
         "cache": count(timing.cache for timing in timings),
-        "warm-up": warm + (f", not settled in {unsettled}" if unsettled else ""),
+        "warm-up calls": warm + (f", not settled in {unsettled}" if unsettled else ""),
         "rounds": units.spread(len(set(timing.rounds)) for timing in timings),
         "samples a record": units.spread(len(timing.samples_ns) for timing in timings),
         "calls a sample": units.spread(timing.calls_per_sample for timing in timings),
@@ -56,7 +56,7 @@ def _noise(timings: Iterable[Timing]) -> str:
 
 def _times(values: Iterable[float]) -> str:
     known = list(values)
-    return f"{units.time(min(known))} to {units.time(max(known))}"
+    return units.span(units.time(min(known)), units.time(max(known)))
 
 
 def _checked(records: Sequence[Record]) -> dict[str, str]:

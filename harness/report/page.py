@@ -17,6 +17,7 @@ from harness.report.machines import ceilings_table, machines_table
 from harness.report.method import method_table
 from harness.report.plots import PLOTS, sweep
 from harness.report.style import in_style, look_up
+from harness.report.summary import summary_tables
 from harness.report.sweeps import Sweep, sweeps
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from harness.records.store import Run
+
+__all__ = ["summary_tables", "write_report"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 LOG_LINES = 20
@@ -66,7 +69,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         raise ValueError("runs = []: at least one run")
     out.mkdir(parents=True, exist_ok=True)
     page = out / "report.md"
-    page.write_text(_page(runs, out), encoding="utf-8")
+    page.write_text(_page(runs, out), encoding="utf-8", errors="replace")
     return page
 
 
@@ -112,7 +115,7 @@ def _section(number: int, group: Group, runs: int, out: Path, mapped: set[Group]
     notes: list[str] = [*tables.absences(group)]
     pictures = []
     if len(group.seeds) > 1:
-        notes.append(f"The pictures show seed {group.seeds[0]}.")
+        notes.append(f"There are {len(group.seeds)} seeds; pictures show the lowest of each case.")
     if group in mapped and len(set(group.table["case_id"])) < FEW:
         notes.append("Too few cases for pictures of their own; who wins is drawn in the map above.")
     else:

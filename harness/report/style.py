@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from harness.report import units
 
@@ -98,7 +98,7 @@ def look_up(table: pd.DataFrame) -> dict[str, Look]:
 def family_rank(family: str) -> int:
     """Place of a family in legends; unknown ones come before the baseline."""
     known = list(FAMILY_COLOURS)
-    return known.index(family) if family in known else len(known) - 1
+    return 2 * known.index(family) if family in known else 2 * len(known) - 3
 
 
 def shade(colour: str, amount: float) -> str:
@@ -144,15 +144,32 @@ def entitle(figure: Figure, question: str, label: str) -> None:
 def token_axis(axes: Axes, counts: Sequence[int]) -> None:
     """Make the x axis logarithmic with a tick at each token count that was measured."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(counts)))
+    axes.xaxis.set_major_locator(FixedLocator(_thinned(counts)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("tokens in one call")
+    axes.margins(x=0.02)
+
+
+def _thinned(counts: Sequence[int], least: float = 0.075) -> list[int]:
+    """Leave out ticks whose numbers would touch: nearer than a share of the logarithmic axis to the one before."""
+    kept: list[int] = []
+    whole = math.log(counts[-1] / counts[0])
+    for count in counts:
+        if not kept or math.log(count / kept[-1]) >= least * whole:
+            kept.append(count)
+    return kept
 
 
 def rate_axis(axes: Axes, label: str) -> None:
-    """Make the y axis logarithmic with decimal prefixes at the decades."""
+    """Make the y axis logarithmic with decimal prefixes: at decades, at 1, 2 and 5, or evenly, as the data's span asks.
+
+    Call it when everything is drawn.
+    """
     axes.set_yscale("log", base=10)
+    low, high = axes.get_ylim()
+    fine = MaxNLocator(6) if high / low < 5 else LogLocator(subs=(1.0, 2.0, 5.0))
+    axes.yaxis.set_major_locator(LogLocator() if high / low > 300 else fine)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.tick(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel(label)
@@ -163,5 +180,5 @@ def ratio_axis(axes: Axes, label: str, low: float, high: float) -> None:
     if high / low > 3:
         axes.set_yscale("log", base=2)
         axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}x"))
     axes.set_ylabel(label)

@@ -50,11 +50,6 @@ class Sweep:
         """The traffic that most of the groups share."""
         return Counter(spread for group in self.groups for spread in group.spreads).most_common(1)[0][0]
 
-    @cached_property
-    def seed(self) -> int:
-        """The lowest seed."""
-        return min(group.seeds[0] for group in self.groups)
-
 
 def sweeps(groups: Sequence[Group]) -> list[Sweep]:
     """All maps that a report's groups make: two cells or more, and none that lies within another."""

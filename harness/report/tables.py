@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.report import units
 from harness.report.escape import Markdown, escape, markdown_table
-from harness.report.ranking import BASELINE
+from harness.report.ranking import BASELINE, MIN_SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ RATES: dict[str, Callable[[Row], str]] = {
     "fastest call": lambda row: units.time(row.min_ns),
     "workspace": lambda row: units.size(row.workspace_bytes),
     "J/token": _joules,
-    "flags": lambda row: row.flags,
+    "flags": lambda row: ", ".join(word for word in (row.status.replace("ok", ""), row.flags) if word),
 }
 """Columns of the second table, each made from one record."""
 
@@ -107,11 +107,15 @@ def rates_table(group: Group, axis: Axis) -> Markdown:
 
 
 def absences(group: Group) -> list[Markdown]:
-    """Sentences on which figures are missing from the tables of a group, and why."""
+    """Say which figures are missing from the tables of a group, and why."""
     timed = group.table[group.table["median_ns"] > 0]
     if timed.empty:
         return []
     said = []
+    few = timed[timed["samples"] < MIN_SAMPLES]
+    if not few.empty:
+        what = f"{units.plural(len(few), 'record')} of {len(timed)} with fewer than {MIN_SAMPLES} samples"
+        said.append(Markdown(f"{what}: too few to tell any difference, so they tie."))
     for column, what in (("floor_ns", "Share of the floor"), ("workspace_bytes", "Workspace")):
         missing = timed[timed[column].isna()]
         if not missing.empty:

@@ -101,7 +101,11 @@ def spread(values: Iterable[float], form: str = "{:g}") -> str:
     finite = sorted({value for value in values if present(value)})
     if not finite:
         return ABSENT
-    low, high = form.format(finite[0]), form.format(finite[-1])
+    return span(form.format(finite[0]), form.format(finite[-1]))
+
+
+def span(low: str, high: str) -> str:
+    """``low to high``, or the one figure when both read the same."""
     return low if low == high else f"{low} to {high}"
 
 

@@ -51,7 +51,7 @@ def cuda_device(name: str) -> Device:
         driver=board.driver if board else None,
         power_limit_watts=board.power_limit_watts if board else None,
         mig=board.mig if board else None,
-        datasheet=sheet.label if sheet else None,
+        datasheet=sheet.name if sheet else None,
     )
 
 

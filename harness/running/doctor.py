@@ -120,17 +120,15 @@ def _threads(threads: int, cores: int, quota: float | None) -> Finding:
 def _memory(facts: Facts) -> Iterator[Finding]:
     if not facts.torch:
         return
-    missing = {
-        "allocations": facts.memory_events,
-        "the kernel's peak": facts.resident_peak,
-    }
-    lacking = [word for word, there in missing.items() if not there]
+    views = {"allocations": facts.memory_events, "the kernel's peak": facts.resident_peak}
+    lacking = [word for word, there in views.items() if not there]
+    advice = "" if facts.resident_peak else "allow writing /proc/self/clear_refs, on Linux"
     yield Finding(
         topic="cpu memory",
         status="missing" if not facts.memory_events else "limited" if lacking else "ok",
         what="no " + " and no ".join(lacking) if lacking else "exact allocations and the kernel's peak",
         why="" if facts.memory_events else "torch's profiler reports no allocations on this machine",
-        advice="allow writing /proc/self/clear_refs, on Linux" if not facts.resident_peak else "",
+        advice=advice if facts.memory_events else "use an official build of torch, which has kineto",
     )
 
 

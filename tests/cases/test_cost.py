@@ -165,7 +165,9 @@ def test_at_the_ridge_weights_and_arithmetic_take_equally_long(shape: Shape, hal
 
 @given(shapes, st.integers(0, 4096))
 def test_a_dense_layer_of_the_matched_width_costs_the_same(shape: Shape, tokens: int) -> None:
-    dense = Shape(hidden=shape.hidden, expert_hidden=cost.flop_matched_width(shape), experts=1, top_k=1, gated=shape.gated)
+    dense = Shape(
+        hidden=shape.hidden, expert_hidden=cost.flop_matched_width(shape), experts=1, top_k=1, gated=shape.gated
+    )
     traffic = Traffic(tokens=tokens)
     sparse_flops = cost.useful_flops(Case(shape=shape, traffic=traffic), tokens * shape.top_k)
     assert cost.useful_flops(Case(shape=dense, traffic=traffic), tokens) == pytest.approx(sparse_flops)

@@ -109,5 +109,5 @@ def test_changing_the_returned_dict_changes_nothing() -> None:
 def test_unknown_preset_names_close_ones() -> None:
     with pytest.raises(ValueError, match=r"^preset = 'olmoe-1b': did you mean 'olmoe-1b-7b'"):
         preset("olmoe-1b")
-    with pytest.raises(ValueError, match=r"one of mixtral-8x7b, .*`moebench presets`"):
+    with pytest.raises(ValueError, match=r"one of mixtral-8x7b, .*`moebench list presets`"):
         preset("zzz")

@@ -6,9 +6,8 @@ import contextlib
 import functools
 import importlib
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,6 +21,9 @@ from harness.layer.inputs import Inputs, dense_routing, make_inputs
 from harness.layer.oracle import solve
 from harness.layer.weights import TORCH_DTYPES, Weights, make_weights
 from harness.running.registry import registered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MOE = ("loop", "einsum", "batched", "grouped", "soft")
 UNIT_ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11}
@@ -46,7 +48,7 @@ class Problem:
 
     def routed(self, ids: Any, weights: Any = None) -> Problem:
         """The same tokens under a routing given by hand; weights are random where none are given."""
-        ids = torch.as_tensor(ids, device=self.case.device).reshape(len(self.inputs.x), -1)
+        ids = torch.as_tensor(ids, device=self.case.device)
         if weights is None:
             weights = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)).to(ids.device) + 0.1
         weights = torch.where(ids < self.case.shape.experts, torch.as_tensor(weights), 0.0)
@@ -76,18 +78,18 @@ class Lab:
         self,
         tokens: int = 33,
         *,
-        dtype: str = "fp32",
-        pass_: str = "training",
+        dtype: Any = "fp32",
+        pass_: Any = "training",
         seed: int = 3,
         device: str = "cpu",
         hidden: int = 64,
         expert_hidden: int = 32,
         experts: int = 8,
         top_k: int = 2,
-        router: str = "softmax",
+        router: Any = "softmax",
         **shape: Any,
     ) -> Problem:
-        sizes = {"hidden": hidden, "expert_hidden": expert_hidden, "experts": experts, "top_k": top_k}
+        sizes: dict[str, Any] = {"hidden": hidden, "expert_hidden": expert_hidden, "experts": experts, "top_k": top_k}
         made = Shape(**sizes, router=Router(kind=router), **shape)
         traffic = Traffic(tokens=tokens, seed=seed)
         case = Case(shape=made, traffic=traffic, dtype=dtype, pass_=pass_, device=device)
@@ -159,7 +161,7 @@ def _limits(case: Case, key: str) -> tuple[float, float]:
 
 
 def _relative(got: Tensor, truth: Tensor) -> float:
-    distance, size = (got.double() - truth.double()).norm().item(), truth.double().norm().item()
+    distance, size = float((got.double() - truth.double()).norm()), float(truth.double().norm())
     return distance / size if size else distance
 
 
@@ -170,12 +172,16 @@ def _worst_row(got: Tensor, truth: Tensor) -> float:
     errors = (got.double() - truth.double()).flatten(1).norm(dim=1)
     sizes = truth.double().flatten(1).norm(dim=1)
     scale = torch.maximum(sizes, sizes.square().mean().sqrt())
-    return torch.where(errors == 0, 0.0, errors / scale).max().item()
+    return float(torch.where(errors == 0, 0.0, errors / scale).max())
 
 
 @pytest.fixture(scope="session")
-def lab() -> Lab:
-    return Lab()
+def lab() -> Iterator[Lab]:
+    """One laboratory a session. On one thread: the tensors are tiny, and threads that wait for each other are slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Lab()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=[*MOE, "dense"])

@@ -94,7 +94,9 @@ def test_strided_inputs(lab: Any, name: str, dtype: str) -> None:
         assert not wide.is_contiguous()
         strided.append(wide)
     x, ids, weights, dy = strided
-    got = lab.ask(name, type(problem)(problem.case, problem.weights, type(inputs)(x, Routing(ids, weights), dy, None, None)))
+    got = lab.ask(
+        name, type(problem)(problem.case, problem.weights, type(inputs)(x, Routing(ids, weights), dy, None, None))
+    )
     assert all(torch.allclose(got[key].double(), plain[key].double(), rtol=2e-2, atol=1e-3) for key in plain)
     lab.assert_agrees(name, problem, got)
 

@@ -63,7 +63,9 @@ def test_counts_by_hand(tokens: int, experts: int, k: int, rows: int, expected: 
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.integers(0, 80), st.sampled_from([(1, 1), (4, 1), (4, 2), (4, 3), (8, 3)]), st.integers(1, 6), st.integers(1, 20))
+@given(
+    st.integers(0, 80), st.sampled_from([(1, 1), (4, 1), (4, 2), (4, 3), (8, 3)]), st.integers(1, 6), st.integers(1, 20)
+)
 def test_tile_gives_k_experts_a_token_inside_reachable_groups(
     tokens: int, groups: tuple[int, int], size: int, rows: int
 ) -> None:
@@ -98,3 +100,11 @@ def test_other_draws_pair_other_experts_with_the_same_counts() -> None:
     assert (first.sum(0) == second.sum(0)).all()
     pairs = [chosen.T.astype(int) @ chosen.astype(int) for chosen in (first, second)]
     assert (pairs[0] != pairs[1]).any()
+
+
+def test_an_experts_tokens_are_scattered_over_the_batch() -> None:
+    shape = Shape(hidden=4, expert_hidden=4, experts=8, top_k=1)
+    traffic = Traffic(tokens=400, spread="tile:8")
+    chosen = imposed_choice(shape, traffic, np.random.default_rng(0), np.random.default_rng(1))
+    changes = (chosen[1:] != chosen[:-1]).sum(0)
+    assert changes.min() > 20, "laid out in one piece, an expert would start and end once"

@@ -108,8 +108,9 @@ def shapes(draw: st.DrawFn, kinds: tuple[str, ...] = tuple(ROUTER_KINDS)) -> Sha
 
 @st.composite
 def cases(draw: st.DrawFn, kinds: tuple[str, ...] = tuple(ROUTER_KINDS)) -> tuple[Shape, Tensor, Tensor | None]:
-    """Logits on a coarse grid, so that scores tie often or not nearly. The grid is not symmetric around 0, where pairs of
-    different sigmoids would have equal sums.
+    """Logits on a coarse grid, so that scores tie often, and exactly or not nearly.
+
+    The grid is not symmetric around 0, where pairs of different sigmoids would have equal sums.
     """
     shape = draw(shapes(kinds))
     tokens = draw(st.integers(0, 6))

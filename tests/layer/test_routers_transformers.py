@@ -1,7 +1,7 @@
 """Our routers against the router classes of transformers, fed with our logits through an identity weight.
 
-Where HF ranks probabilities that are equal in float32, ``torch.topk`` leaves the order open: logits are distinct here, and
-huge ones are compared where no chosen probability underflows.
+Where HF ranks probabilities that are equal in float32, ``torch.topk`` leaves the order open: logits are distinct here,
+and huge ones are compared where no chosen probability underflows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Model(NamedTuple):
     top_k: int
 
 
-SIGMOID = {"kind": "sigmoid", "renormalise": True, "scale": 2.5, "selection_bias": True}
+SIGMOID: dict[str, Any] = {"kind": "sigmoid", "renormalise": True, "scale": 2.5, "selection_bias": True}
 V3 = {"n_routed_experts": 32, "num_experts_per_tok": 8, "norm_topk_prob": True, "routed_scaling_factor": 2.5}
 V2 = {"num_attention_heads": 4, "n_routed_experts": 20, "num_experts_per_tok": 6, "routed_scaling_factor": 16.0}
 LIMITED = {"topk_method": "group_limited_greedy", "n_group": 5, "topk_group": 3}
@@ -74,9 +74,7 @@ MODELS = {
         20,
         6,
     ),
-    "deepseek-v2-lite": Model(
-        "deepseek_v2", "DeepseekV2Config", "DeepseekV2TopkRouter", V2, Router(scale=16.0), 20, 6
-    ),
+    "deepseek-v2-lite": Model("deepseek_v2", "DeepseekV2Config", "DeepseekV2TopkRouter", V2, Router(scale=16.0), 20, 6),
     "deepseek-v3": Model(
         "deepseek_v3",
         "DeepseekV3Config",
@@ -165,7 +163,7 @@ def test_spread_out_logits(name: str, spread: float) -> None:
     [(name, sign) for name, model in MODELS.items() for sign in (1, -1) if (model.ours.kind, sign) != ("sigmoid", 1)],
 )
 def test_logits_beyond_80(name: str, sign: int) -> None:
-    """All logits near +80 or all near -80; but sigmoid(80) is 1 for every expert, and HF leaves the order of ties open."""
+    """All near +80 or all near -80. Not +80 with a sigmoid: it is 1 for every expert, and HF leaves ties open."""
     model = MODELS[name]
     logits = sign * 80 + distinct_logits(100, model.experts, 2.0)
     assert_same_routing(our_route(model, logits), hf_route(model, logits))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor
 from harness.cases.shape import Router, Shape
 from harness.cases.traffic import TRAFFIC_KINDS, Traffic
 from harness.layer.balance import any_choice_repeat, first_choice_repeat, histogram, max_over_mean
-from harness.layer.contract import Routing
 from harness.layer.routers import route
 from harness.layer.traffic import make_logits, router_noise, selection_bias
+
+if TYPE_CHECKING:
+    from harness.layer.contract import Routing
 
 V2 = Router(groups=8, top_groups=3, scale=16.0)
 V3 = Router(kind="sigmoid", renormalise=True, groups=8, top_groups=4, scale=2.5, selection_bias=True)
@@ -70,7 +73,7 @@ CALIBRATION = [
 def test_calibration(spread: str, small: float, large: float) -> None:
     for (experts, top_k), expected in (((8, 2), small), ((64, 8), large)):
         shape = make_shape(experts, top_k)
-        found = mean(max_over_mean(counts_of(shape, spread, tokens=8192, seed=seed)) for seed in range(12))
+        found = mean(max_over_mean(counts_of(shape, spread, tokens=8192, seed=seed)) for seed in range(6))
         assert found == pytest.approx(expected, rel=0.15)
 
 
@@ -212,12 +215,12 @@ def test_hot_experts_lie_in_groups_that_one_token_can_reach(name: str) -> None:
 
 
 def test_hot_experts_are_scattered() -> None:
-    """Neighbours (ids one apart) are as rare as chance makes them: 7 pairs * 8/64, not all of them."""
+    """Of 8 in 64, chance makes 63 * (8 * 7) / (64 * 63) = 0.9 pairs neighbours; a contiguous block has 7."""
     neighbours = []
     for seed in range(40):
         counts = counts_of(make_shape(64, 8), "k_hot", tokens=4, seed=seed)
         hot = [expert for expert, count in enumerate(counts) if count]
-        neighbours.append(sum(b - a == 1 for a, b in zip(hot, hot[1:], strict=False)))
+        neighbours.append(sum(b - a == 1 for a, b in pairwise(hot)))
     assert mean(neighbours) < 1.5
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,9 +53,9 @@ def noisy_logits(logits: Tensor, noise_logits: Tensor, normal: Tensor) -> Tensor
 def expert_capacity(tokens: int, shape: Shape) -> int:
     """Most tokens one expert serves under ``switch``: ceil(capacity_factor * T * k / E) (arXiv 2101.03961, eq. 3).
 
-    Exact for the factor as written in decimal: 1.1 * 100 / 11 is 10, although binary floats say 10.000000000000002.
+    Rounded to nine decimals before it is rounded up: 1.1 * 100 / 11 is 10, although floats say 10.000000000000002.
     """
-    return math.ceil(Fraction(str(shape.router.capacity_factor)) * tokens * shape.top_k / shape.experts)
+    return math.ceil(round(shape.router.capacity_factor * tokens * shape.top_k / shape.experts, 9))
 
 
 def switch(logits: Tensor, capacity: int) -> Routing:

@@ -22,8 +22,11 @@ QUESTION = "How unevenly are the experts loaded?"
 READING = (
     "Experts sorted by load; 1x is an even share. The legend gives the busiest expert's load over the mean, and in "
     "brackets what perfectly uniform routing of so few tokens would show by chance. Experts without tokens are not on "
-    "the line."
+    "the line, nor is anything below 1/64 of an even share."
 )
+
+LOWEST = 1 / 64
+"""Lowest share shown, in even shares."""
 
 
 def draw(group: Group) -> Figure | str:
@@ -42,7 +45,9 @@ def draw(group: Group) -> Figure | str:
     axes.axhline(1, color=style.FLOOR, linewidth=0.8)
     axes.set_xlim(0.5, group.case.shape.experts + 0.5)
     low, high = axes.get_ylim()
-    style.ratio_axis(axes, "tokens over an even share", max(low, 1e-3), high)
+    low = max(low, LOWEST)
+    style.ratio_axis(axes, "tokens over an even share", low, high)
+    axes.set_ylim(low, high)
     axes.set_xlabel("experts, busiest first")
     axes.legend(
         title="traffic: max/mean (by chance)",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from matplotlib.patches import Patch
+
 from harness.report import style, units
 from harness.report.frame import rows_of
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 QUESTION = "How much memory does one call need beside the weights?"
 READING = (
     "Bytes while one call runs alone. Copies are extra weights made once, in prepare; saved is what stays alive from "
-    "forward to backward; workspace is everything else at the peak, without the output. The figure after a bar is what comes on top of the "
-    "weights. Shorter is leaner."
+    "forward to backward; workspace is everything else at the peak, without the output. The figure after a bar is what "
+    "comes on top of the weights. Shorter is leaner."
 )
 
 SEGMENTS = {
@@ -44,6 +46,9 @@ def draw(group: Group) -> Figure | str:
     style.entitle(figure, QUESTION, f"{group.label}; T = {tokens}, traffic {group.main_spread}")
     for axes, run in zip(panels, runs, strict=True):
         _panel(axes, group, rows[rows["run"] == run])
+    drawn = {label for row in rows_of(rows) for label in _segments(row)}
+    handles = [Patch(color=colour, label=label) for label, colour in SEGMENTS.items() if label in drawn]
+    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
     return figure
 
 
@@ -56,20 +61,16 @@ def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> None:
         record = records[name]
         left = 0.0
         for label, count in _segments(record).items():
-            axes.barh(place, count / scale, left=left, height=0.66, color=SEGMENTS[label], label=label)
+            axes.barh(place, count / scale, left=left, height=0.66, color=SEGMENTS[label])
             left += count / scale
         axes.annotate(
             _note(record), (left, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5
         )
     axes.set_yticks(range(len(names)), [f"{n} (baseline)" if n in group.baselines else n for n in names])
     axes.set_xlabel(f"{unit} on the device")
-    axes.set_xlim(0, highest / scale * 1.45)
+    axes.set_xlim(0, highest / scale * 1.18)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.grid(visible=False, axis="y")
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    present = [label for label in SEGMENTS if label in handles]
-    axes.legend(
-        [handles[label] for label in present], present, loc="lower right", frameon=True, framealpha=0.9, fontsize=8.5
-    )
 
 
 def _segments(row: Row) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.report import style, units
-from harness.report.plots.ends import End, label_ends
+from harness.report.plots.ends import End, label_ends, room_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,6 @@ READING = (
 )
 
 UNIFORM = "uniform"
-HEIGHT = 3.1
 
 
 def draw(group: Group) -> Figure | str:
@@ -33,10 +32,13 @@ def draw(group: Group) -> Figure | str:
     counts = sorted(int(count) for count in rows["tokens"].unique())
     chosen = sorted({counts[0], counts[len(counts) // 2], counts[-1]})
     keys = [(run, count) for run in group.runs for count in chosen if len(set(_of(rows, run, count)["spread"])) > 1]
-    figure, panels = style.panels([f"T = {count}; {run}" for run, count in keys], height=HEIGHT)
+    height = max(2.8, room_for(len(group.impls)))
+    figure, panels = style.panels([f"T = {count}; {run}" for run, count in keys], height=height)
     style.entitle(figure, QUESTION, group.label)
     for axes, (run, count) in zip(panels, keys, strict=True):
-        _panel(axes, group, _of(rows, run, count))
+        ends = _panel(axes, group, _of(rows, run, count))
+        label_ends(axes, ends, height - 1.0)
+    panels[-1].set_xlabel("traffic, with the busiest expert's load over the mean")
     return figure
 
 
@@ -56,7 +58,7 @@ def _of(rows: pd.DataFrame, run: str, tokens: int) -> pd.DataFrame:
     return rows[(rows["run"] == run) & (rows["tokens"] == tokens)]
 
 
-def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> None:
+def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> list[End]:
     skews = rows.groupby("spread")["max_over_mean"].median()
     spreads = sorted(skews.index, key=lambda spread: (spread != UNIFORM, skews[spread]))
     ends = []
@@ -85,4 +87,6 @@ def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> None:
     )
     axes.set_xlim(-0.3, len(spreads) - 0.7)
     style.ratio_axis(axes, "time over uniform", rows["ratio"].min(), rows["ratio"].max())
-    label_ends(axes, ends, HEIGHT - 1.1)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.9), max(high, 1.1))
+    return ends

@@ -46,8 +46,8 @@ def _cells(sweep: Sweep, run: str) -> dict[tuple[int, int, int], Cell]:
     cells = {}
     for group in sweep.groups:
         shape = group.case.shape
-        for outcome in group.outcomes:
-            if (outcome.run, outcome.spread, outcome.seed) == (run, sweep.main_spread, sweep.seed):
+        for outcome in group.drawn_outcomes:
+            if (outcome.run, outcome.spread) == (run, sweep.main_spread):
                 cells[shape.experts, shape.top_k, outcome.tokens] = cell_of(outcome, group.looks)
     return cells
 

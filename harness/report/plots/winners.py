@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 QUESTION = "Which implementation is fastest where, and by how much?"
 READING = (
     "Each cell is one case, coloured by the family of the fastest implementation and holding its name, and how many "
-    "times as long the next one took. Grey cells are ties."
+    "times as long the next one took. Grey cells are ties; empty "
+    "ones were not measured."
 )
 
 
 def draw(group: Group) -> Figure | str:
-    """Draw a panel a machine, a row a token count, a column a traffic; the lowest seed's cases."""
+    """Draw a panel a machine, a row a token count, a column a traffic."""
     cells: dict[str, dict[tuple[str, str], Cell]] = {run: {} for run in group.runs}
-    for outcome in group.outcomes:
-        if outcome.seed == group.seeds[0]:
-            cells[outcome.run][outcome.spread, str(outcome.tokens)] = cell_of(outcome, group.looks)
+    for outcome in group.drawn_outcomes:
+        cells[outcome.run][outcome.spread, str(outcome.tokens)] = cell_of(outcome, group.looks)
     if sum(len(found) for found in cells.values()) < 2:
         return "Winners by tokens and traffic: not drawn, there is only one case."
     ticks = [str(count) for count in group.tokens]

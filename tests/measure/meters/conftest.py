@@ -1,4 +1,4 @@
-"""A machine with a GPU that is not there: simulated time, a work queue, an energy counter that ticks, an NVML to ask."""
+"""A machine with a GPU that is not there: simulated time, a work queue, a counter that ticks, an NVML to ask."""
 
 from __future__ import annotations
 
@@ -107,9 +107,7 @@ class FakeNvml(ModuleType):
         self.nvmlSystemGetDriverVersion = asked(lambda: "580.1")
         self.nvmlDeviceGetTotalEnergyConsumption = asked(sim.energy_mj)
         self.nvmlDeviceGetPowerUsage = asked(lambda: round(power() * 1e3))
-        self.nvmlDeviceGetFieldValues = asked(
-            lambda: [field(nvmlReturn=0, value=field(uiVal=round(power() * 1e3)))]
-        )
+        self.nvmlDeviceGetFieldValues = asked(lambda: [field(nvmlReturn=0, value=field(uiVal=round(power() * 1e3)))])
         self.nvmlDeviceGetEnforcedPowerLimit = asked(lambda: 700_000)
         self.nvmlDeviceGetClockInfo = asked(lambda: 1755 if sim.is_busy() else 345)
         self.nvmlDeviceGetMaxClockInfo = asked(lambda: 1980)

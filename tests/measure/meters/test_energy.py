@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from harness.measure.meters.energy import CHUNKS, LEAD_CHUNKS, idle_watts, measure_energy
 from harness.measure.meters.nvml import Board, open_board
-from harness.records.record import Energy
+
+if TYPE_CHECKING:
+    from harness.records.record import Energy
 
 
 @pytest.fixture
@@ -40,13 +43,21 @@ def test_nothing_synchronises_inside_the_window_and_the_gpu_never_waits(simulati
     assert energy.calls
     assert simulation.synchronisations == 2
     window = simulation.busy[-energy.calls :]
-    gaps = [after - end for (_, end), (after, _) in zip(window, window[1:], strict=False)]
+    gaps = [after - end for (_, end), (after, _) in pairwise(window)]
     assert max(gaps) == pytest.approx(0, abs=1e-9)
 
 
 def test_the_queue_stays_short(simulation: Any, board: Board) -> None:
-    measure(simulation, board)
-    assert simulation.deepest_s <= 5.0 * (LEAD_CHUNKS + 2) / CHUNKS
+    deepest = []
+
+    def synchronise() -> None:
+        deepest.append(simulation.deepest_s)
+        simulation.deepest_s = 0.0
+        simulation.synchronise()
+
+    measure_energy(simulation.call, synchronise, board, estimate_s=0.010, clock=simulation.clock())
+    _warming_up, measuring = deepest
+    assert measuring <= 5.0 * (LEAD_CHUNKS + 2) / CHUNKS
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,7 +104,9 @@ def test_a_stuck_counter_is_never_zero_joules(simulation: Any, board: Board) -> 
     assert "0 J" in energy.reason
 
 
-def test_a_counter_that_disagrees_with_the_power_readings_is_unreliable(simulation: Any, board: Board, nvml: Any) -> None:
+def test_a_counter_that_disagrees_with_the_power_readings_is_unreliable(
+    simulation: Any, board: Board, nvml: Any
+) -> None:
     nvml.nvmlDeviceGetTotalEnergyConsumption = lambda _handle: simulation.energy_mj() // 3
     energy = measure(simulation, board)
     assert energy.status == "unreliable"
@@ -122,7 +135,7 @@ def test_a_board_that_tells_nothing_else_still_counts_energy(simulation: Any, bo
     nvml.refuse("nvmlDeviceGetCurrentClocksEventReasons", 3)
     energy = measure(simulation, board)
     assert energy.status == "ok"
-    assert energy.temperature_c is energy.sm_clock_mhz is energy.power_limit_watts is None
+    assert [energy.temperature_c, energy.sm_clock_mhz, energy.power_limit_watts] == [None] * 3
 
 
 def test_mig_is_refused_before_anything_runs(simulation: Any, board: Board, nvml: Any) -> None:

@@ -38,7 +38,9 @@ def test_two_products_byte_by_byte() -> None:
     assert (measured.weights_bytes, measured.prepared_bytes) == (123, 45)
 
 
-@pytest.mark.parametrize(("tokens", "hidden", "inner", "out"), [(64, 32, 128, 96), (8, 256, 64, 512), (128, 16, 16, 16)])
+@pytest.mark.parametrize(
+    ("tokens", "hidden", "inner", "out"), [(64, 32, 128, 96), (8, 256, 64, 512), (128, 16, 16, 16)]
+)
 def test_training_byte_by_byte(tokens: int, hidden: int, inner: int, out: int) -> None:
     x = torch.randn(tokens, hidden)
     w1 = torch.randn(hidden, inner, requires_grad=True)

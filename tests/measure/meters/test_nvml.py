@@ -125,8 +125,8 @@ def test_what_is_not_supported_is_none_except_energy(nvml: Any, uuid: str) -> No
     for name in [name for name in vars(nvml) if name.startswith(("nvmlDeviceGet", "nvmlSystem"))]:
         nvml.refuse(name, 3)
     board = open_board(uuid, nvml)
-    assert board.power() is board.power_limit_watts is board.temperature_c() is board.sm_clock_mhz() is None
-    assert board.event_reasons() is board.processes() is board.driver is None
+    figures = [board.power(), board.power_limit_watts, board.temperature_c(), board.sm_clock_mhz()]
+    assert [*figures, board.event_reasons(), board.processes(), board.driver] == [None] * 7
     assert board.mig is False
     with pytest.raises(NvmlUnavailable, match="does not offer it"):
         board.total_energy_mj()

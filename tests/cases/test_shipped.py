@@ -1,0 +1,76 @@
+"""The suites that come with moebench: they load, they fit, and they are found by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.cases.shipped import find_suite, shipped_suites
+from harness.cases.suite import check_memory, load_suite
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 2**30
+NAMES = {"loop", "einsum", "batched", "grouped", "soft", "dense", "fused"}
+
+
+@pytest.mark.parametrize("name", shipped_suites())
+def test_a_shipped_suite_is_sound(name: str) -> None:
+    suite = load_suite(find_suite(name))
+    assert suite.name == name
+    assert suite.description
+    assert suite.budget_s
+    for planned in suite.cases("cpu"):
+        assert set(planned.implementations or ()) <= NAMES
+
+
+def test_what_is_shipped() -> None:
+    assert {"tiny", "quick", "reference"} <= set(shipped_suites())
+
+
+def test_quick_fits_a_laptop() -> None:
+    planned = load_suite(find_suite("quick")).cases("cpu")
+    assert 25 <= len(planned) <= 35
+    check_memory(planned, {"cpu": 4 * GIB})
+    spreads = {p.case.traffic.spread for p in planned if p.case.shape.name == "olmoe-1b-7b"}
+    assert spreads == {"uniform", "gaussian:0.15", "zipf:1"}
+    assert {p.case.shape.router.kind for p in planned} >= {"softmax", "sigmoid", "switch", "mixture", "expert_choice"}
+    assert {p.case.pass_ for p in planned} == {"forward", "training"}
+
+
+def test_reference_fits_one_gpu() -> None:
+    planned = load_suite(find_suite("reference")).cases("cuda:0")
+    check_memory(planned, {"cuda:0": 75 * GIB})
+    assert {p.case.traffic.tokens for p in planned} >= {1, 64, 4096, 32768}
+    assert {p.case.shape.name for p in planned} >= {"mixtral-8x7b", "deepseek-v3", "gpt-oss-20b", "qwen3-30b-a3b"}
+
+
+@pytest.mark.parametrize("name", ["quick", "reference"])
+def test_soft_is_left_out_where_it_would_waste_the_budget(name: str) -> None:
+    for planned in load_suite(find_suite(name)).cases("cpu"):
+        shape, tokens = planned.case.shape, planned.case.traffic.tokens
+        wasted = 6 * tokens * shape.hidden * shape.expert_hidden * (shape.experts - shape.active_experts)
+        assert wasted < 1e12 or "soft" not in (planned.implementations or NAMES)
+
+
+def test_tiny_is_tiny() -> None:
+    planned = load_suite(find_suite("tiny")).cases("cpu")
+    assert len(planned) == 3
+    check_memory(planned, {"cpu": GIB // 256})
+
+
+def test_a_suite_is_found_by_name_or_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("", encoding="utf-8")
+    assert find_suite(str(path)) == path
+    assert find_suite("quick").name == "quick.toml"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("quik", "did you mean 'quick'"), ("nothing/such.toml", "one of quick, reference, tiny")]
+)
+def test_an_unknown_suite_lists_what_there_is(name: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=f"^suite = '{name}': a TOML file, or the name of a shipped suite; {hint}"):
+        find_suite(name)
