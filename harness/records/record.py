@@ -20,6 +20,11 @@ FAILURES = ("disagrees", "error", "oom", "crashed", "timeout", "impossible")
 """Statuses that make a run end with exit code 1. ``unsupported`` is an answer, not a failure."""
 
 
+def plain_text(foreign: object) -> str:
+    """Text from somebody else's code, fit for a file: what UTF-8 cannot hold is written out as an escape."""
+    return str(foreign).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class ImplInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which implementation, exactly."""
 
@@ -197,6 +202,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     flags: list[str] = []
 
     def __post_init__(self) -> None:
+        self.reason, self.log_tail = plain_text(self.reason), plain_text(self.log_tail)
         if self.schema != SCHEMA:
             raise ValueError(f"schema = {self.schema}: this version of moebench reads schema {SCHEMA}")
         if self.status != "ok" and not self.reason:
@@ -208,3 +214,22 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def key(self) -> tuple[str, str]:
         """What a run holds at most one record of."""
         return self.case_id, self.impl.name
+
+
+def storable(record: Record) -> Record:
+    """Return the record, or one that says why it cannot be kept: a figure that JSON has no word for, a wrong type."""
+    try:
+        msgspec.json.decode(msgspec.json.encode(record), type=Record)
+    except (ValueError, TypeError) as error:
+        return Record(
+            case=record.case,
+            case_id=record.case_id,
+            impl=record.impl,
+            status="error",
+            reason=f"its {record.status!r} record cannot be written down: {error}",
+            log_tail=record.log_tail,
+            environment_id=record.environment_id,
+            bout=record.bout,
+            taken_at=record.taken_at,
+        )
+    return record

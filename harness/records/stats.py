@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,21 +25,23 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple
     ValueError
         without samples.
     """
-    n = len(samples)
-    if n == 0:
+    if not len(samples):
         raise ValueError("no samples")
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
-    tail, term, j = 0.0, 0.5**n, 0
-    allowed = (1 - confidence) / 2
-    if term > 0:
-        while tail + term <= allowed:
-            tail += term
-            j += 1
-            term *= (n - j + 1) / j
-    else:  # beyond a thousand samples the normal approximation is exact enough, and 2**-n underflows
-        j = max(0, int(n / 2 - 1.96 * math.sqrt(n) / 2))
-    low = max(0, j - 1)
-    return float(ordered[low]), float(ordered[n - 1 - low])
+    low = max(0, _rank(len(samples), confidence) - 1)
+    return float(ordered[low]), float(ordered[-1 - low])
+
+
+@lru_cache(maxsize=1024)
+def _rank(n: int, confidence: float) -> int:
+    """Return the largest j with 2 P(Bin(n, 1/2) < j) <= 1 - confidence, counted in whole numbers, so nothing underflows."""
+    allowed = math.floor(Fraction((1 - confidence) / 2) * 2**n)
+    term, j = 1, 0
+    while term <= allowed:
+        allowed -= term
+        j += 1
+        term = term * (n - j + 1) // j
+    return j
 
 
 def relative_half_width(samples: Sequence[float]) -> float:

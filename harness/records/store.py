@@ -54,7 +54,7 @@ class RunInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Run:
-    """A run as read from disk. ``torn_lines`` counts what could not be decoded at the end of the file (0 or 1)."""
+    """A run as read from disk. ``torn_lines`` counts lines that were not written to their end (0 or 1)."""
 
     path: Path
     info: RunInfo
@@ -64,12 +64,23 @@ class Run:
 
 
 class RunStore:
-    """Writes one run directory. Safe against being killed and against a second writer."""
+    """Writes one run directory. Safe against being killed and against a second writer.
+
+    Raises
+    ------
+    ValueError
+        when the directory cannot be made or written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(path / ".lock")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(path / ".lock")
+            with self._lock:  # a directory that cannot be written is found out before anything is measured
+                pass
+        except OSError as error:
+            raise ValueError(f"{path}: cannot hold a run: {error.strerror or error}") from None
 
     def append(self, records: Iterable[Record]) -> list[Record]:
         """Append the records whose (case, implementation) the run does not hold yet; return those written."""
@@ -90,11 +101,13 @@ class RunStore:
 
     def write_info(self, info: RunInfo) -> None:
         """Replace ``run.json`` in one step."""
-        replace_file(self.path / INFO, info)
+        with self._lock:
+            replace_file(self.path / INFO, info)
 
     def write_environment(self, environment: Environment) -> None:
         """Replace ``environment.json`` in one step."""
-        replace_file(self.path / ENVIRONMENT, environment)
+        with self._lock:
+            replace_file(self.path / ENVIRONMENT, environment)
 
 
 def load_run(path: Path) -> Run:
@@ -116,12 +129,12 @@ def load_run(path: Path) -> Run:
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:
-    """Decode ``records.jsonl`` strictly; an undecodable last line is torn and counted, one before it is an error.
+    """Decode ``records.jsonl`` strictly. A last line without its end is torn: counted, not decoded.
 
     Raises
     ------
     ValueError
-        naming the file and line of a record that is not the last and cannot be read.
+        naming the file and line of a whole line that cannot be read.
     """
     file = path / RECORDS
     if not file.exists():
@@ -132,7 +145,7 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     for number, line in enumerate(whole, start=1):
         try:
             records.append(decoder.decode(line))
-        except (msgspec.DecodeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{file}: line {number}: not a record of this version of moebench: {error}") from None
     return records, int(bool(torn))
 
@@ -150,9 +163,10 @@ def replace_file(path: Path, content: msgspec.Struct) -> None:
 def _read(path: Path, kind: type[S]) -> S:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; a run directory holds {RECORDS}, {INFO} and {ENVIRONMENT}") from None
-    except (msgspec.DecodeError, ValueError) as error:
+    except OSError as error:
+        parts = f"{RECORDS}, {INFO} and {ENVIRONMENT}"
+        raise ValueError(f"{path}: {error.strerror}; a run directory holds {parts}") from None
+    except ValueError as error:
         raise ValueError(f"{path}: not written by this version of moebench: {error}") from None
 
 

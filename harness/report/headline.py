@@ -31,9 +31,8 @@ def overall(groups: Sequence[Group], runs: int) -> Markdown:
     parts = [f"{code(name)} alone is fastest in {count}" for name, count in sorted(wins.items(), key=lambda i: -i[1])]
     parts += [f"{shared} {'is a tie' if shared == 1 else 'are ties'}"] if shared else []
     parts += [f"in {nobody} nothing could be ranked"] if nobody else []
-    where = (
-        f"{units.plural(len(found), 'case')} in {units.plural(len(groups), 'group')} on {units.plural(runs, 'machine')}"
-    )
+    where = f"{units.plural(len(found), 'case')} in {units.plural(len(groups), 'group')}"
+    where += f", from {runs} runs" if runs > 1 else ""
     return Markdown(f"Of {where}: {', '.join(parts)}.")
 
 
@@ -118,10 +117,10 @@ def agreement(table: pd.DataFrame) -> Markdown:
     fit = table[rankable(table)]
     if fit.empty:
         return Markdown("No record could be ranked, so there is nothing to say about speed.")
-    worst = fit.assign(used=fit["error"] / fit["tolerance"]).nlargest(1, "used")
+    worst = fit.assign(used=fit["error"] / fit["tolerance"]).dropna(subset="used").nlargest(1, "used")
     who = f"All {len(fit)} ranked records agree" if len(fit) > 1 else "The only ranked record agrees"
     said = f"{who} with the float64 oracle"
-    for record in rows_of(worst[list(table.columns)]):
+    for record in rows_of(worst):
         case = escape(record.case.label())
         said += (
             f"; nearest to its tolerance came {code(record.impl)} with a relative error of {record.error:.2g} in"

@@ -117,7 +117,7 @@ def ink_on(colour: str) -> str:
 
 def in_style() -> AbstractContextManager[None]:
     """Draw and save inside this, and nothing leaks into a caller's matplotlib."""
-    return mpl.rc_context(STYLE)  # type: ignore[arg-type]
+    return mpl.rc_context(STYLE)  # type: ignore[arg-type]  # its keys are a Literal
 
 
 def panels(

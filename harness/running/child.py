@@ -19,30 +19,43 @@ import harness
 from harness.records.record import Status
 from harness.records.store import replace_file
 from harness.running import blackbox, jobs
-from harness.running.environment import container_memory_bytes
+from harness.running.environment import container_memory_bytes, container_used_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 POLL_S = 0.1
-LOG_TAIL_BYTES = 4000
+FAMILY_EVERY = 20
+"""Looking for a worker's own children takes milliseconds of CPU, so it is done every so many polls."""
+STACKS_S = 0.5
+"""How long a hanging worker is given to print where it hangs."""
 SETUP_LIMIT_S = 900.0
-"""How long building weights and importing may take before it counts as hanging."""
+"""How long building weights and importing torch may take before it counts as hanging."""
+KILLS_FORGIVEN = 3
+"""How often a worker may be killed from outside in the same place before that counts as its own doing."""
+
+By = Literal["itself", "timeout", "memory"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a worker may take: seconds without a sign of life in one stage, and bytes of memory (0 for no limit)."""
+    """What a worker may take; 0 bytes for no limit.
+
+    ``stage_s`` are seconds without a sign of life. ``memory_bytes`` is resident memory, its children's included, which
+    the parent watches. ``data_bytes`` is private memory: the kernel refuses more of it, so that asking without end
+    raises in the worker before the machine runs out.
+    """
 
     stage_s: float = 120.0
     memory_bytes: int = 0
+    data_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Death:
     """How a worker ended without finishing its job. ``by`` is who ended it: itself, our time limit, our memory limit."""
 
-    by: Literal["itself", "timeout", "memory"]
+    by: By
     returncode: int
     last: blackbox.Entry
     log_tail: str
@@ -55,20 +68,21 @@ class Death:
     @property
     def status(self) -> Status:
         """The status of whoever is charged."""
-        return {"itself": "crashed", "timeout": "timeout", "memory": "oom"}[self.by]  # type: ignore[return-value]
+        statuses: dict[By, Status] = {"itself": "crashed", "timeout": "timeout", "memory": "oom"}
+        return statuses[self.by]
 
     def reason(self, limits: Limits) -> str:
         """Say in one line what happened, for the record."""
         during = f"during {self.last.stage!r}"
         if self.by == "timeout":
-            return f"no sign of life for {limits.stage_s:g} s {during}; raise --timeout if it is only slow"
+            advice = "; raise --timeout if it is only slow" if self.last.impl else ""
+            return f"no sign of life for {silence_limit_s(self.last, limits):g} s {during}{advice}"
         if self.by == "memory":
             return f"used more than {limits.memory_bytes / 2**30:.1f} GiB {during}; lower tokens or experts"
         if self.killed_from_outside:
             return f"killed by SIGKILL several times {during}; the kernel does that when memory runs out"
         if self.returncode < 0:
-            name = signal.Signals(-self.returncode).name
-            return f"the process died of {name} {during}"
+            return f"the process died of {_signal_name(-self.returncode)} {during}"
         return f"the process exited with code {self.returncode} {during}"
 
 
@@ -82,7 +96,8 @@ class Child:
         replace_file(self.folder / jobs.JOB, job)
         with (self.folder / jobs.LOG).open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.running.worker", str(self.folder)],
+                # -P: what lies in the current directory does not shadow what is installed
+                [sys.executable, "-P", "-m", "harness.running.worker", str(self.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -90,46 +105,58 @@ class Child:
                 start_new_session=True,
             )
         self._started_ns = time.monotonic_ns()
+        self._family: list[psutil.Process] = []
+        self._polls = 0
         self._answers = 0
+        self._done = False
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id, and that of its group."""
+        return self._process.pid
 
     def run(self, heard: Callable[[jobs.Outcome], None], ticked: Callable[[blackbox.Entry], None]) -> Death | None:
         """Wait for the job to end, handing on each outcome; None when it was finished.
 
-        The worker's whole process group is gone when this returns or raises, KeyboardInterrupt included.
+        The worker's whole process group is gone when this returns or raises, KeyboardInterrupt included. It can be
+        called once.
         """
-        by: Literal["itself", "timeout", "memory"] = "itself"
-        try:
-            while self._process.poll() is None:
+        with self._folder:
+            try:
+                by = self._watch(heard, ticked)
+            finally:
+                self._end()
                 self._collect(heard)
-                last = self.last()
-                ticked(last)
-                if self._silent_s(last) > (self.limits.stage_s if last.impl else SETUP_LIMIT_S):
-                    by = "timeout"
-                    break
-                if self.limits.memory_bytes and self._memory_bytes() > self.limits.memory_bytes:
-                    by = "memory"
-                    break
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(POLL_S)
-        finally:
-            self._end()
-            self._collect(heard)
-        if by == "itself" and self._process.returncode == 0:
-            return self._close(None)
-        return self._close(Death(by, self._process.returncode, self.last(), self._log_tail()))
+            return None if self._done else Death(by, self._process.returncode, self.last(), self._log_tail())
 
     def last(self) -> blackbox.Entry:
         """Return what the worker announced last."""
         return blackbox.read(self.folder / jobs.BLACK_BOX)
 
-    def _close(self, death: Death | None) -> Death | None:
-        self._folder.cleanup()
-        return death
+    def _watch(self, heard: Callable[[jobs.Outcome], None], ticked: Callable[[blackbox.Entry], None]) -> By:
+        """Wait until the worker is done or dead, or must be ended; say by whom it is."""
+        while self._process.poll() is None:
+            self._collect(heard)
+            if self._done:
+                break
+            last = self.last()
+            ticked(last)
+            if self._silent_s(last) > silence_limit_s(last, self.limits):
+                self._ask_for_stacks()
+                return "timeout"
+            if self.limits.memory_bytes and self._memory_bytes() > self.limits.memory_bytes:
+                return "memory"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(POLL_S)
+        return "itself"
 
     def _collect(self, heard: Callable[[jobs.Outcome], None]) -> None:
         for outcome in jobs.outcomes_from(self.folder, self._answers):
             self._answers += 1
-            heard(outcome)
+            if isinstance(outcome, jobs.DoneOutcome):
+                self._done = True
+            else:
+                heard(outcome)
 
     def _silent_s(self, last: blackbox.Entry) -> float:
         return (time.monotonic_ns() - max(last.beat_ns, self._started_ns)) / 1e9
@@ -137,11 +164,21 @@ class Child:
     def _memory_bytes(self) -> int:
         """Resident bytes of the worker and its children."""
         total = 0
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(self._process.pid)
-            for one in (process, *process.children(recursive=True)):
-                total += one.memory_info().rss
+        if self._polls % FAMILY_EVERY == 0:
+            with contextlib.suppress(psutil.Error):
+                worker = psutil.Process(self._process.pid)
+                self._family = [worker, *worker.children(recursive=True)]
+        self._polls += 1
+        for process in self._family:
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
         return total
+
+    def _ask_for_stacks(self) -> None:
+        """Have a hanging worker print the stacks of its threads into the log (``faulthandler``)."""
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            self._process.send_signal(signal.SIGUSR1)
+            self._process.wait(STACKS_S)
 
     def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -150,32 +187,53 @@ class Child:
 
     def _log_tail(self) -> str:
         """Return the end of what the worker printed since its last announcement."""
-        data = (self.folder / jobs.LOG).read_bytes()
-        since = data[self.last().log_offset :]
-        return (since or data)[-LOG_TAIL_BYTES:].decode(errors="replace")
+        with (self.folder / jobs.LOG).open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self.last().log_offset, size - jobs.LOG_TAIL_BYTES))
+            return log.read().decode(errors="replace")
+
+
+def silence_limit_s(last: blackbox.Entry, limits: Limits) -> float:
+    """Seconds a worker may go on with what it announced last: an implementation's stage, or its own preparations."""
+    return limits.stage_s if last.impl else max(limits.stage_s, SETUP_LIMIT_S)
 
 
 def ask(job: jobs.Job, limits: Limits) -> tuple[list[jobs.Outcome], Death | None]:
-    """Run a short job to its end and return what it answered."""
+    """Run a short job to its end and return what it answered; begin anew a few times when killed from outside."""
+    death: Death | None = None
     heard: list[jobs.Outcome] = []
-    death = Child(job, limits).run(heard.append, lambda _: None)
+    for _ in range(KILLS_FORGIVEN):
+        heard.clear()
+        death = Child(job, limits).run(heard.append, lambda _: None)
+        if death is None or not death.killed_from_outside:
+            break
     return heard, death
 
 
 def _environment(limits: Limits) -> dict[str, str]:
     """Variables of the worker: the checkout on its path, unbuffered output, who its parent is, its memory limit."""
-    root = str(Path(harness.__file__).resolve().parent.parent)
-    paths = [root, os.environ.get("PYTHONPATH", "")]
+    root = Path(harness.__file__).resolve().parent.parent
+    paths = [str(root) if (root / "pyproject.toml").exists() else "", os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONUNBUFFERED": "1",
-        "MOEBENCH_PARENT": str(os.getpid()),
-        "MOEBENCH_MEMORY_BYTES": str(limits.memory_bytes),
+        jobs.PARENT_VARIABLE: str(os.getpid()),
+        jobs.DATA_VARIABLE: str(limits.data_bytes),
     }
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def available_memory_bytes() -> int:
-    """Return the memory a worker may use on this machine: nine tenths of what is free, and of the container's limit."""
+    """Return the memory a worker may use on this machine: nine tenths of what is free, in the container too."""
     free = psutil.virtual_memory().available
-    return int(0.9 * min(free, container_memory_bytes() or free))
+    limit = container_memory_bytes()
+    if limit is not None:
+        free = min(free, max(0, limit - container_used_bytes()))
+    return int(0.9 * free)

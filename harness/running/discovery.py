@@ -1,4 +1,4 @@
-"""Finding implementations: entry points of the group ``moebench.impls``, or the ``impls`` package beside the harness.
+"""Finding implementations: entry points of the group ``moebench.impls``, and the ``impls`` package beside the harness.
 
 Runs in the worker. Each module is announced before it is imported, so that one that takes the process down is known by
 name; one that merely fails to import is listed with its reason.
@@ -11,52 +11,50 @@ import importlib.metadata
 import pkgutil
 from typing import TYPE_CHECKING
 
+from harness.records.record import plain_text
+from harness.running.registry import forget
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
 
 GROUP = "moebench.impls"
 BESIDE = "impls"
 
 
-def declared_modules() -> dict[str, str]:
-    """Modules that installed packages declare, and by which entry point; the package beside the harness in any case.
+def declared_modules() -> list[str]:
+    """Modules that installed packages declare, after the package beside the harness, each once.
 
     An entry point's value names a module or a package; of a package every public submodule is taken.
     """
-    found = {BESIDE: BESIDE}
-    for point in importlib.metadata.entry_points(group=GROUP):
-        found.setdefault(point.module, point.name)
-    return found
+    values = (point.value for point in importlib.metadata.entry_points(group=GROUP))
+    return list(dict.fromkeys([BESIDE, *(value.partition(":")[0].strip() for value in values)]))
 
 
-def load_all(announce: Callable[[str], None], skip: tuple[str, ...] = ()) -> dict[str, str]:
-    """Import every implementation module; return those that failed, with the reason."""
+def load_all(announce: Callable[[str], None], skip: Mapping[str, str]) -> dict[str, str]:
+    """Import every implementation module; return those that failed, with the reason.
+
+    ``skip`` are modules that ended an earlier process, and how.
+    """
     broken: dict[str, str] = {}
     for root in declared_modules():
-        for module in _with_submodules(root, broken, announce, skip):
-            _load(module, broken, announce, skip)
+        if not _load(root, broken, announce, skip):
+            continue
+        path = getattr(importlib.import_module(root), "__path__", [])
+        for info in pkgutil.iter_modules(path):
+            if not info.name.startswith("_"):
+                _load(f"{root}.{info.name}", broken, announce, skip)
     return broken
 
 
-def _with_submodules(
-    root: str, broken: dict[str, str], announce: Callable[[str], None], skip: tuple[str, ...]
-) -> Iterator[str]:
-    if not _load(root, broken, announce, skip):
-        return
-    path = getattr(importlib.import_module(root), "__path__", None)
-    for info in pkgutil.iter_modules(path or []):
-        if not info.name.startswith("_"):
-            yield f"{root}.{info.name}"
-
-
-def _load(module: str, broken: dict[str, str], announce: Callable[[str], None], skip: tuple[str, ...]) -> bool:
+def _load(module: str, broken: dict[str, str], announce: Callable[[str], None], skip: Mapping[str, str]) -> bool:
     if module in skip:
-        broken[module] = "importing it ended the process"
+        broken[module] = skip[module]
         return False
     announce(module)
     try:
         importlib.import_module(module)
     except BaseException as error:  # noqa: BLE001 (a third party's module may raise anything, SystemExit included)
-        broken[module] = f"{type(error).__name__}: {error}".splitlines()[0]
+        forget(module)
+        broken[module] = plain_text(f"{type(error).__name__}: {error}").splitlines()[0]
         return False
     return True

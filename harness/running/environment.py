@@ -104,6 +104,13 @@ def container_memory_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     return int(limit) if limit.isdigit() else None
 
 
+def container_used_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes the control group uses and could not simply drop, as its idle file cache could; 0 where it is not told."""
+    used = _read(root / "memory.current") or ""
+    idle = re.search(r"^inactive_file (\d+)$", _read(root / "memory.stat") or "", re.MULTILINE)
+    return max(0, int(used) - (int(idle[1]) if idle else 0)) if used.isdigit() else 0
+
+
 def container_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     """CPUs' worth of time the control group may use, or None without a limit."""
     quota, _, period = (_read(root / "cpu.max") or "").partition(" ")

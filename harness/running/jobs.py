@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-JOB, LOG, BLACK_BOX = "job.json", "log.txt", "blackbox.json"
+JOB, LOG, BLACK_BOX = "job.json", "log.txt", "blackbox"
+PARENT_VARIABLE, DATA_VARIABLE = "MOEBENCH_PARENT", "MOEBENCH_DATA_BYTES"
+"""Environment variables of a worker: its parent's process id, and the private memory it may ask for (0: any)."""
+LOG_TAIL_BYTES = 4000
+"""Of what a worker printed, as much goes into a record."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,9 +38,9 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeJob(msgspec.Struct, tag="probe", kw_only=True):
-    """Find the implementations and the devices. ``skip`` are modules that took an earlier worker down."""
+    """Find the implementations and the devices. ``skip`` are modules that took an earlier worker down, and how."""
 
-    skip: tuple[str, ...] = ()
+    skip: dict[str, str] = {}
 
 
 class ProbeOutcome(msgspec.Struct, tag="probed", kw_only=True):
@@ -68,7 +72,7 @@ class BoutsJob(msgspec.Struct, tag="bouts", kw_only=True):
     budget_s: float
     timed: bool = True
     ceilings: dict[str, Ceilings] = {}
-    skip: tuple[str, ...] = ()
+    skip: dict[str, str] = {}
 
 
 class BoutOutcome(msgspec.Struct, tag="bout", kw_only=True):
@@ -81,13 +85,17 @@ class BoutOutcome(msgspec.Struct, tag="bout", kw_only=True):
 
 
 class ReadyOutcome(msgspec.Struct, tag="ready"):
-    """The worker has imported everything and starts on the job."""
+    """The worker has imported everything and starts on its bouts. ``broken`` are modules that failed, and why."""
+
+    broken: dict[str, str] = {}
+
+
+class DoneOutcome(msgspec.Struct, tag="done"):
+    """The job is done. A worker that ends without saying so has died, whatever its exit code."""
 
 
 Job = ProbeJob | CeilingsJob | BoutsJob
-Outcome = ProbeOutcome | CeilingsOutcome | BoutOutcome | ReadyOutcome
-
-O = TypeVar("O", bound=msgspec.Struct)
+Outcome = ProbeOutcome | CeilingsOutcome | BoutOutcome | ReadyOutcome | DoneOutcome
 
 
 def read_job(folder: Path) -> Job:

@@ -20,11 +20,11 @@ class MachineError(Exception):
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found. ``skip`` are modules whose import ends a process; ``facts`` are what ``doctor`` needs."""
+    """What was found. ``skip`` are modules whose import ends a process, and how; ``facts`` are what ``doctor`` needs."""
 
     environment: Environment
     listed: dict[str, jobs.Listed]
-    skip: tuple[str, ...]
+    skip: dict[str, str]
     facts: dict[str, object]
 
     @property
@@ -47,7 +47,7 @@ def look_around(limits: Limits | None = None) -> Machine:
         when the worker dies of something else.
     """
     limits = limits or Limits()
-    skip: tuple[str, ...] = ()
+    skip: dict[str, str] = {}
     while True:
         heard, death = ask(jobs.ProbeJob(skip=skip), limits)
         found = next((one for one in heard if isinstance(one, jobs.ProbeOutcome)), None)
@@ -55,8 +55,8 @@ def look_around(limits: Limits | None = None) -> Machine:
             listed = {one.name: one for one in found.implementations}
             return Machine(assemble(parent_facts(), found.devices), listed, skip, found.facts)
         if death is None or death.last.stage != "import" or death.last.impl in skip:
-            raise MachineError(_complaint("looking for devices and implementations", death))
-        skip = (*skip, death.last.impl)
+            raise MachineError(_complaint("looking for devices and implementations", death, limits))
+        skip[death.last.impl] = death.reason(limits)
 
 
 def measure_ceilings(device: str, dtypes: tuple[str, ...], limits: Limits) -> Ceilings:
@@ -71,10 +71,10 @@ def measure_ceilings(device: str, dtypes: tuple[str, ...], limits: Limits) -> Ce
     for outcome in heard:
         if isinstance(outcome, jobs.CeilingsOutcome):
             return outcome.ceilings
-    raise MachineError(_complaint(f"measuring the ceilings of {device}", death))
+    raise MachineError(_complaint(f"measuring the ceilings of {device}", death, limits))
 
 
-def _complaint(doing: str, death: Death | None) -> str:
+def _complaint(doing: str, death: Death | None, limits: Limits) -> str:
     if death is None:
         return f"the worker ended without an answer while {doing}"
-    return f"the worker died while {doing}: {death.reason(Limits())}\n{death.log_tail}"
+    return f"the worker died while {doing}: {death.reason(limits)}\n{death.log_tail}"

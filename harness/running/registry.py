@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.cases.case import DTYPE_BYTES, PASSES
 from harness.layer.contract import FAMILIES, Implementation, Prepare, Unsupported
+from harness.records.record import plain_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ def implementation(
     Raises
     ------
     ValueError
-        when the name is taken or malformed, or family, devices, passes or dtypes are unknown.
+        when the name is taken or malformed, or family, devices, passes, dtypes or version are not what they can be.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise ValueError(f"implementation name {name!r}: small letters, digits, '_', '.' and '-' only")
@@ -43,12 +44,13 @@ def implementation(
     _check_words(name, "devices", devices, ("cpu", "cuda"))
     _check_words(name, "passes", passes, PASSES)
     _check_words(name, "dtypes", dtypes, tuple(DTYPE_BYTES))
+    if not isinstance(version, str):
+        raise ValueError(f"implementation {name!r}: version = {version!r}: a text")  # noqa: TRY004 (one kind of error)
 
     def register(prepare: Prepare) -> Prepare:
-        if name in _registered and _registered[name].origin != prepare.__module__:
-            raise ValueError(
-                f"two implementations are called {name!r}: {_registered[name].origin}, {prepare.__module__}"
-            )
+        taken = _registered.get(name)
+        if taken and _where(taken.prepare) != _where(prepare):
+            raise ValueError(f"two implementations are called {name!r}: {_where(taken.prepare)}, {_where(prepare)}")
         _registered[name] = Implementation(
             name=name,
             family=family,
@@ -57,7 +59,7 @@ def implementation(
             passes=tuple(passes),
             dtypes=tuple(dtypes),
             version=version,
-            summary=(inspect.getdoc(prepare) or "").partition("\n")[0],
+            summary=plain_text((inspect.getdoc(prepare) or "").partition("\n")[0]),
             source_hash=source_hash(prepare),
             origin=prepare.__module__,
             refuses=unsupported,
@@ -70,6 +72,12 @@ def implementation(
 def registered() -> dict[str, Implementation]:
     """All implementations known so far, by name, in the order of their names."""
     return dict(sorted(_registered.items()))
+
+
+def forget(module: str) -> None:
+    """Take back what a module registered before it failed to import."""
+    for name in [name for name, one in _registered.items() if one.origin == module]:
+        del _registered[name]
 
 
 def source_hash(prepare: Prepare) -> str:
@@ -86,6 +94,10 @@ def source_hash(prepare: Prepare) -> str:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _where(prepare: Prepare) -> str:
+    return f"{prepare.__module__}.{getattr(prepare, '__qualname__', '?')}"
 
 
 def _check_words(name: str, key: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.records.record import Agreement
 from harness.report import headline
 from harness.report.frame import frame
 
@@ -81,7 +82,7 @@ def test_overall_counts_every_case(make: Factory) -> None:
     records += [make.timed(two, "loop"), make.timed(two, "batched")]
     found = make.groups(make.run(records))
     assert headline.overall(found, 1) == (
-        "Of 3 cases in 1 group on 1 machine: `batched` alone is fastest in 1, 1 is a tie, in 1 nothing could be ranked."
+        "Of 3 cases in 1 group: `batched` alone is fastest in 1, 1 is a tie, in 1 nothing could be ranked."
     )
 
 
@@ -89,6 +90,9 @@ def test_agreement_names_the_nearest_miss(make: Factory) -> None:
     said = headline.agreement(frame([make.run([make.timed(make.case(), "loop")])]))
     assert said.startswith("The only ranked record agrees")
     assert "0.0021 in `y`, 0.0076 allowed" in said
+    bare = Agreement(passed=True, rule="r")
+    said = headline.agreement(frame([make.run([make.timed(make.case(), name, agreement=bare) for name in ("a", "b")])]))
+    assert said == "All 2 ranked records agree with the float64 oracle."
     assert "nothing to say" in headline.agreement(frame([make.run([])]))
 
 

@@ -82,7 +82,7 @@ def test_several_machines_in_one_report(make: Factory, tmp_path: Path) -> None:
     there.ceilings = {}
     runs = [make.run([make.timed(case, "loop")]), make.run([make.timed(case, "loop")], environment=there)]
     text = report(runs, tmp_path)
-    assert "on 2 machines" in text
+    assert ", from 2 runs:" in text
     assert "| machine " in text
     assert "  - other, NVIDIA A100: `loop` is the only one ranked" in text
 

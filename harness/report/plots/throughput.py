@@ -78,7 +78,8 @@ def _floor(axes: Axes, rows: pd.DataFrame) -> list[End]:
         return []
     floor = moe.groupby("tokens")["floor_ns"].min()
     speeds = floor.index / floor * 1e9
-    bottom = rows["tokens_per_second"].min() / 1.5
+    slowest = rows["high_ns"].fillna(rows["median_ns"])
+    bottom = (rows["tokens"] / slowest).min() * 1e9 / 1.5
     top = 2 * max(speeds.max(), rows["tokens_per_second"].max())
     axes.plot(floor.index, speeds, color=style.FLOOR, linewidth=1.4, label="floor")
     axes.fill_between(floor.index, speeds, top, color=style.FLOOR, alpha=0.08, linewidth=0)
