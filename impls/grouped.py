@@ -53,8 +53,8 @@ def grouped(layer: Layer) -> Forward:
     gate, product, output by row and output by slot. Dropped slots are sorted behind the last run and not computed.
 
     Computes the rows that are wanted and no others whatever the skew, and reads only experts that were hit: the plain
-    choice for prefill and training. It moves T*K*H elements more often than fused kernels do, and at few tokens its
-    sort and gathers, some twenty small kernels, outlast the products.
+    choice for prefill and training. It moves T*K*H elements more often than fused kernels do, and at few tokens a
+    sort and several gathers stand beside very small products.
     """
     experts = layer.shape.experts
 

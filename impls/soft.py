@@ -25,8 +25,8 @@ def soft(layer: Layer) -> Forward:
     float32 accumulator then sums over a token's experts as well.
 
     ``down`` is needed as (H, E*I), ``E*H*I*s`` bytes: copied once in prepare for a forward pass, and at every call in
-    training, where weights change at every step. Wins where all experts are read anyway and arithmetic is not yet the
-    limit, some tens to hundreds of tokens; never waits for the device.
+    training, where weights change at every step. Wins where all experts are hit anyway and reading them, not
+    arithmetic, is the limit; never waits for the device.
     """
     experts, width = layer.proj_in.shape[:2]
     proj_in = layer.proj_in.flatten(0, 1)
