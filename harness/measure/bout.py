@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
+import functools
+import gc
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.layer.balance import balance
-from harness.measure.executions import execution_refuses
+from harness.measure.executions import execution_refuses, start_afresh
 from harness.measure.failures import Failure, explain
 from harness.measure.gate import Examiner
-from harness.measure.meters.energy import measure_energy
-from harness.measure.meters.memory import measure_memory
-from harness.measure.rounds import Entry, Stopped, rules_for, run_rounds, warm_up
-from harness.measure.work import Traversed, work_of
+from harness.measure.metering import ENERGY_SHARE, MEMORY_CALLS, energy_window_s, meter_energy, meter_memory
+from harness.measure.timing import LEAST_SHARE, DroppedError, Timed, TimedSection
+from harness.measure.work import work_of
 from harness.records.derive import derive
-from harness.records.record import Energy, ImplInfo, Record, Timing
-from harness.records.stats import noise_floor
+from harness.records.record import Energy, ImplInfo, Memory, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
+    from collections.abc import Callable, Iterator, Sequence
 
     from harness.cases.case import Case
     from harness.cases.datasheet import Datasheet
     from harness.layer.contract import Implementation
-    from harness.layer.inputs import Inputs
     from harness.layer.weights import Weights
     from harness.measure.clocks import Clock
     from harness.measure.gate import Admission
     from harness.measure.meters.nvml import Board
     from harness.records.environment import Ceilings
+    from harness.records.record import Agreement, Balance, Timing, Work
 
 R = TypeVar("R")
-CONTROL = "(A/A control)"
+HARNESS = ""
+"""Announced instead of an implementation while the harness works on its own: nobody is to blame then."""
 
 
 @dataclass
@@ -44,7 +43,8 @@ class Surroundings:
     """What a bout takes from the worker: the device's clock, ceilings and power meter, and how to say what comes next.
 
     ``note(implementation, stage)`` is called before anything an implementation could die in. ``timed`` is False when
-    only agreement is asked for.
+    only agreement is asked for. ``energy_window_s`` is the longest window; ``measuring_ns`` counts what was spent
+    inside measured calls.
     """
 
     clock: Clock
@@ -63,13 +63,28 @@ class Surroundings:
 
 @dataclass
 class _Result:
-    """What is known of one contestant so far."""
+    """What is known of one contestant so far. It holds on to its prepared weights, in ``admission``, until it fails."""
 
     implementation: Implementation
     admission: Admission | None = None
+    agreement: Agreement | None = None
     failure: Failure | None = None
     timing: Timing | None = None
-    parts: dict[str, Any] = field(default_factory=dict)
+    memory: Memory | None = None
+    energy: Energy | None = None
+    work: Work | None = None
+
+    @property
+    def name(self) -> str:
+        return self.implementation.name
+
+    def admit(self, admission: Admission) -> None:
+        self.admission, self.agreement = admission, admission.agreement
+
+    def fail(self, failure: Failure) -> None:
+        self.failure = failure
+        self.agreement = failure.agreement or self.agreement
+        self.admission = self.timing = self.work = None
 
 
 class Bout:
@@ -79,185 +94,136 @@ class Bout:
         self.case = case
         self.around = around
         self.examiner = Examiner(case, weights)
-        self.weights = weights
-        self.traversed = Traversed(case, around.cache_bytes)
-        self._late: dict[str, tuple[int, Tensor]] = {}
-        self._seen: dict[str, int] = {}
-        self._picker = random.Random(case.case_id)  # noqa: S311 (which call is checked again, not a secret)
 
     def run(self, implementations: Sequence[Implementation], budget_ns: float) -> list[Record]:
-        """Gate, time and meter everybody; nobody's failure is anybody else's."""
-        start = self.around.clock.now_ns()
+        """Gate, time and meter everybody within ``budget_ns``; nobody's failure is anybody else's."""
+        with _short_collections():
+            return self._run(implementations, budget_ns)
+
+    def _run(self, implementations: Sequence[Implementation], budget_ns: float) -> list[Record]:
+        clock, start = self.around.clock, self.around.clock.now_ns()
+        start_afresh(self.case)
+        self.around.note(HARNESS, "inputs")
+        spread = balance(self.examiner.answers.draw(0).routing, self.case.shape)
         results = [_Result(implementation) for implementation in implementations]
         for result in results:
             self._admit(result)
+        self.examiner.answers.forget()
         if self.around.timed:
-            spent = self.around.clock.now_ns() - start
-            self._time([r for r in results if r.admission], max(budget_ns - spent, 0.25 * budget_ns))
+            left_ns = max(budget_ns - (clock.now_ns() - start), LEAST_SHARE * budget_ns)
+            self._time(results, left_ns * (1 - ENERGY_SHARE if self.around.board else 1))
+            window_s = energy_window_s(self.around, left_ns, sum(1 for result in results if result.timing))
             for result in results:
-                self._check_late(result)
-            for result in results:
-                self._meter(result)
+                self._meter(result, window_s)
         bout = uuid.uuid4().hex[:8]
-        return [self._record(result, bout) for result in results]
+        return [self._record(result, bout, spread) for result in results]
 
-    def _attempt(self, result: _Result, stage: str, work: Callable[[], R]) -> R | None:
-        """Do something an implementation takes part in; what it raises becomes its failure."""
-        self.around.note(result.implementation.name, stage)
+    def _try(self, name: str, stage: str, work: Callable[[], R]) -> R | Failure:
+        """Do something an implementation takes part in, or return what became of it.
+
+        Whatever it raises, ``SystemExit`` included, is its failure. A device that was lost to it raises once more, and
+        ends the worker: the parent charges who was announced last.
+        """
+        self.around.note(name, stage)
         try:
             return work()
-        except BaseException as error:  # noqa: BLE001 (a contestant may raise anything, SystemExit included)
-            self._fail(result, error)
-            return None
+        except BaseException as error:  # noqa: BLE001 (see above)
+            failure = explain(error)
+        self._recover()
+        return failure
 
-    def _fail(self, result: _Result, error: BaseException) -> None:
-        result.failure = explain(error, self.case)
-        result.admission = result.timing = None
+    def _recover(self) -> None:
+        """Free what a failed call held, and see whether the device is still there."""
+        gc.collect()
+        self.around.clock.synchronise()
 
     def _admit(self, result: _Result) -> None:
-        implementation, case = result.implementation, self.case
-        reason = execution_refuses(case) or self._attempt(result, "asking", lambda: implementation.unsupported(case))
+        implementation, around = result.implementation, self.around
+        reason = execution_refuses(self.case) or self._try(
+            result.name, "asking", lambda: implementation.unsupported(self.case)
+        )
         if reason:
-            result.failure = Failure("unsupported", reason)
-        if not result.failure:
-            result.admission = self._attempt(
-                result, "gate", lambda: self.examiner.admit(implementation, self.around.clock)
-            )
+            result.fail(reason if isinstance(reason, Failure) else Failure("unsupported", str(reason)))
+            return
+        answers = self.examiner.answers
+        known = self._try(HARNESS, "oracle", lambda: answers.prepare(baseline=implementation.family == "dense"))
+        if isinstance(known, Failure):
+            result.fail(replace(known, reason=f"computing the float64 oracle failed: {known.reason}"))
+            return
+        admission = self._try(
+            result.name,
+            "gate",
+            lambda: self.examiner.admit(implementation, around.clock, lambda stage: around.note(result.name, stage)),
+        )
+        if isinstance(admission, Failure):
+            result.fail(admission)
+            return
+        result.admit(admission)
+        around.measuring_ns += admission.first_call_ns
 
     def _time(self, results: list[_Result], budget_ns: float) -> None:
-        """Warm up and run rounds; a contestant that fails on the way leaves, and the others start over."""
-        while results := [result for result in results if result.admission]:
+        """Time everybody who was admitted; a contestant that fails on the way leaves, and the others start over."""
+        clock, start = self.around.clock, self.around.clock.now_ns()
+        while admitted := {result.name: result for result in results if result.admission}:
+            left_ns = max(budget_ns - (clock.now_ns() - start), LEAST_SHARE * budget_ns)
+            admissions = [result.admission for result in admitted.values() if result.admission]
             try:
-                self._run_rounds(results, budget_ns)
-            except _Dropped as dropped:
-                self._fail(next(r for r in results if r.implementation.name == dropped.name), dropped.error)
+                timed = TimedSection(self.examiner, self.around, admissions).run(left_ns, MEMORY_CALLS)
+            except DroppedError as dropped:
+                admitted[dropped.name].fail(explain(dropped.error))
+            else:
+                self._settle(admitted, timed)
+                return
+            self._recover()
+
+    def _settle(self, admitted: dict[str, _Result], timed: Timed) -> None:
+        """Check one timed answer of each, now that the clock has stopped: remembered and stale ones are caught here."""
+        if changed := self.examiner.changed_weights():
+            reason = (
+                f"the layer's weights ({', '.join(changed)}) were changed while {', '.join(admitted)} were timed;"
+                " find out by whom with --impl, one at a time"
+            )
+            for result in admitted.values():
+                result.fail(Failure("error", reason))
+            return
+        for result in admitted.values():
+            assert result.admission
+            contestant, kept = result.admission.contestant, timed.kept[result.name]
+            self.around.note(HARNESS, "oracle")
+            self.examiner.answers.standard(kept.draw, baseline=contestant.is_baseline)
+            checked = self._try(
+                result.name,
+                "late check",
+                functools.partial(self.examiner.check_timed, contestant, kept.draw, kept.y),
+            )
+            if isinstance(checked, Failure):
+                result.fail(checked)
                 continue
-            return
+            result.admission.agreement.checks += checked.checks
+            result.timing = timed.timings[result.name]
+            result.work = work_of(self.case, timed.traversed[result.name], self.around.ceilings, self.around.datasheet)
+        self.examiner.answers.forget()
 
-    def _run_rounds(self, results: list[_Result], budget_ns: float) -> None:
-        clock, rules = self.around.clock, rules_for(self.case.device, budget_ns, len(results) + 1)
-        start = clock.now_ns()
-        control = next((r for r in results if r.implementation.family == "dense"), results[0])
-        entries = [self._entry(result) for result in results]
-        twin = self._entry(control, CONTROL)
-        warm_inputs = [self.examiner.draw(draw) for draw in (0, 1)]
-        for entry in [*entries, twin]:
-            self.around.note(entry.owner, "warm-up")
-            self.around.measuring_ns += warm_up(entry, warm_inputs, clock, rules)
-        rules = replace(rules, budget_ns=max(budget_ns - (clock.now_ns() - start), 0.25 * budget_ns))
-        self._late.clear()
-        stopped, spent = run_rounds(
-            [*entries, twin], self._draw, clock, rules, self.case.traffic.seed, self.around.note, self._keep_for_later
-        )
-        self.around.measuring_ns += spent
-        floor = noise_floor(*_paired(next(e for e in entries if e.name == control.implementation.name), twin))
-        for result, entry in zip(results, entries, strict=True):
-            result.timing = self._timing(result, entry, stopped)
-            result.timing.noise_floor = floor
-            if result is control:
-                result.timing.control_ns = twin.samples_ns
-
-    def _entry(self, result: _Result, name: str = "") -> Entry:
-        assert result.admission
-        contestant = result.admission.contestant
-        own = contestant.name
-
-        def bind(inputs: Inputs) -> Callable[[], tuple[Tensor, ...]]:
-            call = contestant.call(inputs)
-
-            def guarded() -> tuple[Tensor, ...]:
-                try:
-                    return call()
-                except BaseException as error:  # noqa: BLE001 (a contestant may raise anything)
-                    raise _Dropped(own, error) from None
-
-            return guarded
-
-        return Entry(name or own, own, bind)
-
-    def _draw(self, number: int) -> Inputs:
-        """Make the inputs of a timed call: draws 0 and 1 belong to the gate."""
-        inputs = self.examiner.draw(number + 2)
-        self.traversed.add(inputs.routing)
-        return inputs
-
-    def _keep_for_later(self, draw: int, name: str, result: tuple[Tensor, ...]) -> None:
-        """Keep one timed call's answer of each contestant, every call equally likely (reservoir sampling)."""
-        self._seen[name] = self._seen.get(name, 0) + 1
-        if self._picker.random() < 1 / self._seen[name]:
-            self._late[name] = draw + 2, result[0].detach().clone()
-
-    def _check_late(self, result: _Result) -> None:
-        """Judge the kept answer now that the clock has stopped: remembered and stale outputs are caught here."""
-        name = result.implementation.name
-        if not result.admission or name not in self._late:
-            return
-        draw, y = self._late.pop(name)
-        agreement = self.examiner.judge(result.admission.contestant, draw, {"y": y})
-        result.admission.agreement.checks += 1
-        if not agreement.passed:
-            agreement.rule = f"a timed call, checked after the clock stopped: {agreement.rule}"
-            result.failure = Failure("disagrees", agreement.rule, agreement)
-            result.timing = None
-
-    def _timing(self, result: _Result, entry: Entry, stopped: Stopped) -> Timing:
-        assert result.admission
-        return Timing(
-            clock="cuda_graph" if self.case.execution == "graph" else self.around.clock.name,
-            cache=self.traversed.cache,
-            samples_ns=entry.samples_ns,
-            device_ns=entry.device_ns or None,
-            rounds=entry.rounds,
-            calls_per_sample=entry.calls,
-            prepare_ns=result.admission.prepare_ns,
-            first_call_ns=result.admission.first_call_ns,
-            warmup_calls=entry.warmup_calls,
-            warm=entry.warm,
-            stopped=stopped,
-        )
-
-    def _meter(self, result: _Result) -> None:
-        """Memory of one call alone, and the energy of a sustained window."""
+    def _meter(self, result: _Result, window_s: float) -> None:
+        """Meter memory and energy; when that fails the time still stands."""
         if not result.timing or not result.admission:
             return
-        contestant, inputs = result.admission.contestant, self.examiner.draw(0)
-        call = contestant.call(inputs)
-        training = self.case.pass_ == "training"
-        start = self.around.clock.now_ns()
-        result.parts["memory"] = self._attempt(
-            result,
-            "memory",
-            lambda: measure_memory(
-                device=self.case.device,
-                forward=call.forward_only if training else lambda: call()[0],
-                backward=call.backward if training else None,
-                weights_bytes=self.weights.nbytes,
-            ),
-        )
-        result.parts["energy"] = self._attempt(result, "energy", lambda: self._energy(result, call))
-        self.around.measuring_ns += self.around.clock.now_ns() - start
+        contestant, inputs = result.admission.contestant, self.examiner.answers.draw(0)
+        memory = self._try(result.name, "memory", lambda: meter_memory(contestant, inputs, self.around))
+        if isinstance(memory, Failure):
+            memory = Memory(status="unavailable", reason=memory.reason, weights_bytes=contestant.weights.nbytes)
+        call, estimate_s = contestant.call(inputs), min(result.timing.samples_ns) / 1e9
+        energy = self._try(result.name, "energy", lambda: meter_energy(call, self.around, estimate_s, window_s))
+        if isinstance(energy, Failure):
+            energy = Energy(status="unavailable", reason=energy.reason)
+        result.memory, result.energy = memory, energy
 
-    def _energy(self, result: _Result, call: Callable[[], object]) -> Energy:
-        assert result.timing
-        if self.around.board is None:
-            return Energy(status="unavailable", reason=self.around.why_no_board)
-        return measure_energy(
-            call,
-            self.around.clock.synchronise,
-            self.around.board,
-            window_s=self.around.energy_window_s,
-            idle_watts=self.around.idle_watts,
-            estimate_s=min(result.timing.samples_ns) / 1e9,
-        )
-
-    def _record(self, result: _Result, bout: str) -> Record:
-        implementation, failure = result.implementation, result.failure
-        timed = result.timing is not None
-        agreement = failure.agreement if failure else result.admission and result.admission.agreement
+    def _record(self, result: _Result, bout: str, spread: Balance) -> Record:
+        failure = result.failure
         record = Record(
             case=self.case,
             case_id=self.case.case_id,
-            impl=describe(implementation),
+            impl=describe(result.implementation),
             status=failure.status if failure else "ok",
             reason=failure.reason if failure else "",
             log_tail=failure.log_tail if failure else "",
@@ -265,22 +231,24 @@ class Bout:
             bout=bout,
             taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
             timing=result.timing,
-            agreement=agreement or None,
-            memory=result.parts.get("memory"),
-            energy=result.parts.get("energy"),
-            balance=balance(self.examiner.draw(0).routing, self.case.shape),
-            work=work_of(self.case, self.traversed, self.around.ceilings, self.around.datasheet) if timed else None,
+            agreement=result.agreement,
+            memory=result.memory,
+            energy=result.energy,
+            balance=spread,
+            work=result.work,
         )
         return derive(record, self.around.ceilings)
 
 
-class _Dropped(Exception):
-    """A contestant raised while it was timed."""
-
-    def __init__(self, name: str, error: BaseException) -> None:
-        super().__init__(name)
-        self.name = name
-        self.error = error
+@contextlib.contextmanager
+def _short_collections() -> Iterator[None]:
+    """Leave what is there already out of garbage collections, each of which would take a tenth of a second."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
 
 
 def describe(implementation: Implementation) -> ImplInfo:
@@ -293,13 +261,3 @@ def describe(implementation: Implementation) -> ImplInfo:
         origin=implementation.origin,
         summary=implementation.summary,
     )
-
-
-def _paired(first: Entry, second: Entry) -> tuple[list[float], list[float]]:
-    """Samples of two entries taken in the same rounds."""
-    a, b = (
-        dict(zip(first.rounds, first.samples_ns, strict=True)),
-        dict(zip(second.rounds, second.samples_ns, strict=True)),
-    )
-    shared = sorted(a.keys() & b.keys())
-    return [a[r] for r in shared], [b[r] for r in shared]

@@ -35,7 +35,7 @@ class Clock(Protocol):
         ...
 
     def time(self, calls: Sequence[Callable[[], Any]]) -> Sample:
-        """Run the calls one after another and time them together."""
+        """Run the calls, at least one, one after another and time them together; only the last result is kept."""
         ...
 
 
@@ -53,10 +53,11 @@ class WallClock:
 
     def time(self, calls: Sequence[Callable[[], Any]]) -> Sample:
         """Time the calls together."""
-        result = None
+        *others, last = calls
         start = time.perf_counter_ns()
-        for call in calls:
-            result = call()
+        for call in others:
+            call()
+        result = last()
         return Sample(time.perf_counter_ns() - start, None, result)
 
 
@@ -81,14 +82,16 @@ class CudaClock:
 
     def time(self, calls: Sequence[Callable[[], Any]]) -> Sample:
         """Time the calls together, from an idle device to an idle device."""
+        *others, last = calls
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        result = None
+        stream = torch.cuda.current_stream(self._device)  # a bare record would take the current device's
         self.synchronise()
         start = time.perf_counter_ns()
-        begin.record()
-        for call in calls:
-            result = call()
-        end.record()
+        begin.record(stream)
+        for call in others:
+            call()
+        result = last()
+        end.record(stream)
         self.synchronise()
         wall = time.perf_counter_ns() - start
         return Sample(wall, begin.elapsed_time(end) * 1e6, result)

@@ -1,18 +1,29 @@
-"""How a prepared forward is executed: eager, compiled by torch.compile, or replayed from a CUDA graph."""
+"""How a contestant is executed: eager, compiled by torch.compile, or replayed from a CUDA graph."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from harness.layer.contract import Routing
+from harness.layer.inputs import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.cases.case import Case
-    from harness.layer.contract import Forward
+
+Compute = Callable[[Inputs], "Tensor"]
+"""What is timed: a call's inputs -> y (T, H)."""
+
+CAPTURE_WARMUPS = 3
+
+
+class CaptureError(RuntimeError):
+    """What runs eagerly cannot be captured in a CUDA graph."""
 
 
 def execution_refuses(case: Case) -> str | None:
@@ -27,50 +38,79 @@ def execution_refuses(case: Case) -> str | None:
     return None
 
 
-def execute_as(case: Case, forward: Forward) -> Forward:
-    """Wrap a forward for the case's execution."""
+def start_afresh(case: Case) -> None:
+    """Forget what earlier cases compiled: torch.compile runs a function eagerly once it has compiled it eight times."""
     if case.execution == "compile":
-        return cast("Forward", torch.compile(forward))
+        torch.compiler.reset()
+
+
+def execute_as(case: Case, compute: Compute) -> Compute:
+    """Wrap a contestant's work for the case's execution."""
+    if case.execution == "compile":
+        return cast("Compute", torch.compile(compute))
     if case.execution == "graph":
-        return GraphedForward(forward)
-    return forward
+        return GraphedCompute(compute)
+    return compute
 
 
-class GraphedForward:
-    """A forward captured in a CUDA graph at its first call, replayed on static buffers afterwards.
+class GraphedCompute:
+    """Work captured in a CUDA graph at its first call, replayed on static buffers afterwards.
 
-    Copying a call's inputs into the buffers is part of every replay and inside the time, as a server would pay it.
+    Copying a call's inputs into the buffers is part of every replay and inside the time, as a server would pay it. The
+    result is the graph's own buffer: it lasts until the next replay.
     """
 
-    def __init__(self, forward: Forward) -> None:
-        self._forward = forward
+    def __init__(self, compute: Compute) -> None:
+        self._compute = compute
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._x: Tensor
-        self._routing: Routing
+        self._buffers: Inputs
         self._y: Tensor
 
-    def __call__(self, x: Tensor, routing: Routing) -> Tensor:
-        """Replay on these inputs; the result is copied out, so that a later call does not overwrite it."""
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Replay on these inputs."""
         if self._graph is None:
-            self._capture(x, routing)
-        assert self._graph is not None
-        self._x.copy_(x)
-        self._routing.expert_ids.copy_(routing.expert_ids)
-        self._routing.weights.copy_(routing.weights)
+            with torch.cuda.device(inputs.x.device):
+                self._graph = self._capture(inputs)
+        for buffer, tensor in zip(_tensors(self._buffers), _tensors(inputs), strict=True):
+            buffer.copy_(tensor)
         self._graph.replay()
-        return self._y.clone()
+        return self._y
 
-    def _capture(self, x: Tensor, routing: Routing) -> None:
-        """Warm up on a side stream, as CUDA asks, and capture. Raises RuntimeError where the forward synchronises."""
-        self._x = x.clone()
-        self._routing = Routing(routing.expert_ids.clone(), routing.weights.clone())
+    def _capture(self, inputs: Inputs) -> torch.cuda.CUDAGraph:
+        """Warm up on a side stream, as CUDA asks, and capture.
+
+        Raises
+        ------
+        CaptureError
+            where the work waits for the host or has shapes that follow from data.
+        """
+        self._buffers = _clone(inputs)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(3):
-                self._forward(self._x, self._routing)
+            for _ in range(CAPTURE_WARMUPS):
+                self._compute(self._buffers)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._y = self._forward(self._x, self._routing)
-        self._graph = graph
+        try:
+            with torch.cuda.graph(graph):
+                self._y = self._compute(self._buffers)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CaptureError(f"cannot be captured in a CUDA graph: {error}") from error
+        return graph
+
+
+def _clone(inputs: Inputs) -> Inputs:
+    values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    copies = {name: value.clone() for name, value in values.items() if isinstance(value, torch.Tensor)}
+    routing = Routing(inputs.routing.expert_ids.clone(), inputs.routing.weights.clone())
+    return Inputs(**{**values, **copies, "routing": routing})
+
+
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    """Every tensor of one call's inputs, always in the same order."""
+    optional = (inputs.dy, inputs.selection_bias, inputs.router_noise)
+    routing = inputs.routing
+    return [inputs.x, routing.expert_ids, routing.weights, *(tensor for tensor in optional if tensor is not None)]

@@ -10,16 +10,24 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from harness.records.stats import relative_half_width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from harness.measure.clocks import Clock
+    from harness.measure.clocks import Clock, Sample
 
 Stopped = Literal["interval", "budget", "rounds"]
+
+
+class Seen(Protocol):
+    """Who is shown the last call's result of every sample, while nothing is being timed."""
+
+    def __call__(self, entry: Entry, draw: int, inputs: Any, result: Any) -> None:  # noqa: ANN401 (rounds know no tensors)
+        """Look at a result, with the number of the draw it is for and the inputs of the sample's calls."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,8 @@ class Rules:
     """When a bout has measured enough. Defaults by device: ``rules_for``.
 
     It stops when each entry's 95 % interval of the median is within ``half_width`` of it (and has ``min_measured_ns``
-    behind it), when ``budget_ns`` is spent, or after ``max_rounds``; before ``min_rounds`` only when twice the budget is
-    gone. Entries too slow for that many rounds sit some out, and get at least ``MIN_SAMPLES``.
+    behind it), when ``budget_ns`` is spent, or after ``max_rounds``; before ``min_rounds`` only when twice the budget
+    is gone. Entries too slow for that many rounds sit some out, and get at least ``MIN_SAMPLES``.
     """
 
     min_rounds: int
@@ -60,14 +68,14 @@ def rules_for(device: str, budget_ns: float, entries: int) -> Rules:
 class Entry:
     """One line in the bout: a contestant, or the A/A control, which is a contestant entered a second time.
 
-    ``owner`` is the implementation that runs; ``bind(inputs)`` gives the call to time; ``estimate_ns`` is the time of
-    one call as warm-up saw it.
+    ``owner`` is the implementation that runs; ``bind(inputs)`` gives the call to time; ``estimate_ns`` is the shortest
+    time of one call so far, infinite before the first.
     """
 
     name: str
     owner: str
     bind: Callable[[Any], Callable[[], Any]]
-    estimate_ns: float = 0.0
+    estimate_ns: float = math.inf
     calls: int = 1
     stride: int = 1
     warmup_calls: int = 0
@@ -81,24 +89,25 @@ class Entry:
         """Time of one sample."""
         return self.estimate_ns * self.calls
 
-    def take(self, number: int, inputs: Sequence[Any], clock: Clock) -> tuple[float, Any]:
-        """Time this entry's calls of one round; return the time spent and the last call's result."""
-        calls = [self.bind(one) for one in inputs[: self.calls]]
+    def take(self, number: int, inputs: Sequence[Any], clock: Clock) -> Sample:
+        """Time this entry's calls of one round, one for each of the inputs."""
+        calls = [self.bind(one) for one in inputs]
         clock.synchronise()
         sample = clock.time(calls)
         self.samples_ns.append(sample.wall_ns / len(calls))
         if sample.device_ns is not None:
             self.device_ns.append(sample.device_ns / len(calls))
         self.rounds.append(number)
-        return sample.wall_ns, sample.result
+        self.estimate_ns = min(self.estimate_ns, self.samples_ns[-1])
+        return sample
 
 
 def warm_up(entry: Entry, inputs: Sequence[Any], clock: Clock, rules: Rules) -> float:
     """Call an entry until its time stops falling; set its estimate and calls per sample; return nanoseconds spent.
 
-    At least three calls and ``warmup_ns``, at most three times that; a call longer than ``warmup_ns`` is made once,
-    since the gate has already run it several times. ``warm`` is False when the last five calls were still more than
-    5 % faster than the five before.
+    At least three calls and ``warmup_ns``, at most three times that; one whose fastest call is longer than
+    ``warmup_ns`` is called once, since the gate has already run it several times. ``warm`` is False when the last five
+    calls were still more than 5 % faster than the five before.
     """
     times: list[float] = []
     spent = 0.0
@@ -107,13 +116,13 @@ def warm_up(entry: Entry, inputs: Sequence[Any], clock: Clock, rules: Rules) -> 
         clock.synchronise()
         times.append(clock.time([call]).wall_ns)
         spent += times[-1]
+        entry.estimate_ns = min(entry.estimate_ns, times[-1])
         enough = len(times) >= 3 and spent >= rules.warmup_ns
-        if times[-1] > rules.warmup_ns or spent > 3 * rules.warmup_ns or (enough and not _still_falling(times)):
+        if entry.estimate_ns > rules.warmup_ns or spent > 3 * rules.warmup_ns or (enough and not _still_falling(times)):
             break
     entry.warmup_calls = len(times)
     entry.warm = not _still_falling(times)
-    entry.estimate_ns = min(times[-5:])
-    entry.calls = max(1, min(MAX_CALLS_PER_SAMPLE, math.ceil(rules.min_sample_ns / entry.estimate_ns)))
+    entry.calls = max(1, min(MAX_CALLS_PER_SAMPLE, math.ceil(rules.min_sample_ns / max(1.0, entry.estimate_ns))))
     return spent
 
 
@@ -129,13 +138,18 @@ def set_pace(entries: Sequence[Entry], rules: Rules) -> None:
 
     When everybody together fits ``min_rounds`` into the budget nobody sits out. Otherwise each entry has an equal share
     of the budget, takes as many samples as fit into it (at least ``MIN_SAMPLES``), and spreads them over the rounds.
+    The A/A control keeps its owner's pace: both must meet.
     """
-    if sum(entry.cost_ns for entry in entries) * rules.min_rounds <= rules.budget_ns:
-        return
+    costs = {entry.owner: math.inf for entry in entries}
+    for entry in entries:
+        costs[entry.owner] = min(costs[entry.owner], entry.cost_ns)
+    everybody_ns = sum(costs[entry.owner] for entry in entries)
     share_ns = rules.budget_ns / len(entries)
     for entry in entries:
-        samples = max(MIN_SAMPLES, min(rules.min_rounds, int(share_ns / max(1.0, entry.cost_ns))))
-        entry.stride = max(1, rules.min_rounds // samples)
+        entry.stride = 1
+        if everybody_ns * rules.min_rounds > rules.budget_ns:
+            samples = max(MIN_SAMPLES, min(rules.min_rounds, int(share_ns / max(1.0, costs[entry.owner]))))
+            entry.stride = rules.min_rounds // samples
     fastest = min(entry.stride for entry in entries)
     for entry in entries:  # somebody is due in every round
         entry.stride //= fastest
@@ -148,31 +162,30 @@ def run_rounds(
     rules: Rules,
     seed: int,
     note: Callable[[str, str], None],
-    seen: Callable[[int, str, Any], None],
+    seen: Seen,
 ) -> tuple[Stopped, float]:
     """Time the entries round by round; return why it stopped and the nanoseconds spent inside the clock.
 
-    ``draw(n)`` makes the n-th inputs; each is used in one round only. ``note(name, stage)`` says what is about to
-    happen; ``seen(draw, name, result)`` is shown the last call's result of every sample, with the draw it was for.
+    ``draw(n)`` makes the n-th inputs; each is used in one round only. ``note(owner, stage)`` says what is about to
+    happen. Entries that need fewer calls than others take the round's last inputs, so that all end with the same draw.
     """
     shuffler = random.Random(seed)  # noqa: S311 (order of visits, not a secret)
-    set_pace(entries, rules)
     start, spent, number, drawn = clock.now_ns(), 0.0, 0, 0
-    most = max(entry.calls for entry in entries)
     while True:
+        set_pace(entries, rules)  # again each time: a call that was slow once does not make an entry slow
         due = [entry for entry in entries if number % entry.stride == 0]
-        needed = max(entry.calls for entry in due)
-        inputs = [draw(drawn + i) for i in range(needed)]
+        fresh = [draw(drawn + i) for i in range(max(entry.calls for entry in due))]
+        drawn += len(fresh)
         shuffler.shuffle(due)
         for entry in due:
             note(entry.owner, f"round {number}")
-            used, result = entry.take(number, inputs, clock)
-            spent += used
-            seen(drawn + entry.calls - 1, entry.name, result)
-        drawn += most
+            inputs = fresh[-entry.calls :]
+            sample = entry.take(number, inputs, clock)
+            spent += sample.wall_ns
+            seen(entry, drawn - 1, inputs, sample.result)
+            del sample  # gradients are as large as the layer: not held while the next one works
         number += 1
-        stopped = _enough(entries, number, clock.now_ns() - start, rules)
-        if stopped:
+        if stopped := _enough(entries, number, clock.now_ns() - start, rules):
             return stopped, spent
 
 

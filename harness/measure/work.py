@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -10,6 +11,8 @@ from harness.cases.cost import floor, min_bytes, useful_flops
 from harness.records.record import Work
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from harness.cases.case import Case
     from harness.cases.datasheet import Datasheet
     from harness.layer.contract import Routing
@@ -20,37 +23,48 @@ CACHE_MARGIN = 5
 
 
 class Traversed:
-    """The routings of the timed calls: how many experts each hit, how many slots it filled, which experts were hit at all."""
+    """What the timed calls' routings did: tokens per expert, summed up so that the device is asked only at the end."""
 
     def __init__(self, case: Case, cache_bytes: int) -> None:
         self._case = case
         self._cache_bytes = cache_bytes
-        self._distinct: list[int] = []
-        self._slots: list[int] = []
-        self._touched: set[int] = set()
+        self._counts: list[Tensor] = []
 
     def add(self, routing: Routing) -> None:
-        """Count one call's routing."""
-        chosen = routing.expert_ids[routing.expert_ids < self._case.shape.experts]
-        hit = torch.unique(chosen).tolist()
-        self._distinct.append(len(hit))
-        self._slots.append(chosen.numel())
-        self._touched.update(hit)
+        """Count one call's routing. Does not wait for the device."""
+        ids = routing.expert_ids.flatten()
+        counts = torch.zeros(self._case.shape.experts + 1, dtype=torch.int64, device=ids.device)
+        self._counts.append(counts.scatter_add_(0, ids, torch.ones_like(ids))[:-1])
+
+    def of_baseline(self) -> Traversed:
+        """Return what the dense baseline does in the same calls: every token passes through experts 0..k-1."""
+        baseline = Traversed(self._case, self._cache_bytes)
+        shape, tokens = self._case.shape, self._case.traffic.tokens
+        counts = torch.zeros(shape.experts, dtype=torch.int64)
+        counts[: shape.active_experts] = tokens
+        baseline._counts = [counts]
+        return baseline
+
+    @functools.cached_property
+    def _table(self) -> Tensor:
+        """(calls, E) tokens per expert; asked for when the last call was added."""
+        return torch.stack(self._counts).cpu()
 
     @property
     def distinct_experts(self) -> float:
         """Mean number of experts that got a token."""
-        return sum(self._distinct) / len(self._distinct) if self._distinct else 0.0
+        return float((self._table > 0).sum(1).double().mean())
 
     @property
     def routed_slots(self) -> float:
         """Mean number of (token, expert) pairs that were not dropped."""
-        return sum(self._slots) / len(self._slots) if self._slots else 0.0
+        return float(self._table.sum(1).double().mean())
 
     @property
     def cache(self) -> Literal["hot", "cold"]:
         """Whether the weights could stay in the last-level cache from one call to the next."""
-        bytes_touched = len(self._touched) * self._case.shape.expert_params * self._case.dtype_bytes
+        touched = int((self._table.sum(0) > 0).sum())
+        bytes_touched = touched * self._case.shape.expert_params * self._case.dtype_bytes
         return "cold" if bytes_touched >= CACHE_MARGIN * self._cache_bytes else "hot"
 
 

@@ -11,8 +11,8 @@ class Ceilings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The best this device was seen to do, measured at the start of the run. Bytes and FLOPs per second.
 
     ``read`` is a read-only sum over memory far larger than the last-level cache, ``copy`` counts bytes both ways, and
-    ``cached_read`` reads what fits into the cache. ``gemm_flops`` is per dtype, best over the shapes tried. ``idle_watts``
-    is the board's power with a context and no kernels, None without a meter.
+    ``cached_read`` reads what fits into the cache. ``gemm_flops`` is per dtype, best over the shapes tried.
+    ``idle_watts`` is the board's power with a context and no kernels, None without a meter.
     """
 
     copy_bytes_per_second: float
@@ -43,7 +43,7 @@ class Device(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Environment(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Everything about the machine that can move a number. ``devices`` by the name used in cases (``cpu``, ``cuda:0``)."""
+    """Everything about the machine that can move a number. ``devices`` by their names in cases: ``cpu``, ``cuda:0``."""
 
     hostname: str
     system: str
@@ -61,6 +61,6 @@ class Environment(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def environment_id(self) -> str:
-        """Hash of what stays the same between two runs on one machine: ceilings, load and the code's revision left out."""
+        """Hash of what stays the same between two runs on one machine: not ceilings, load and the code's revision."""
         lasting = msgspec.structs.replace(self, ceilings={}, load_average=None, git_sha=None, git_dirty=None)
         return hashlib.sha256(msgspec.json.encode(lasting, order="sorted")).hexdigest()[:12]

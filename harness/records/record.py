@@ -40,7 +40,7 @@ class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Raw samples, in the order they were taken, all of them, and how they were taken.
 
     A sample is the time of one call: ``calls_per_sample`` calls were timed together and divided. ``clock`` is what
-    ``samples_ns`` were read from: ``wall`` (synchronised before and after), ``cuda_graph`` (wall time of a graph replay).
+    ``samples_ns`` were read from: ``wall`` (synchronised before and after), ``cuda_graph`` (wall time of a replay).
     ``device_ns`` are CUDA events around the very same calls. ``control_ns`` are the samples of the bout's A/A control:
     the same implementation entered a second time; only the control implementation's record has them.
     """
@@ -66,7 +66,10 @@ class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class TensorError(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How far one tensor is from the float64 oracle. Relative errors are Frobenius norms; a row is a token or an expert."""
+    """How far one tensor is from the float64 oracle. Errors are relative Frobenius norms; a row is a token.
+
+    ``row_tolerance`` holds for the worst column of ``y`` and of the gradient of ``x`` too.
+    """
 
     rel_error: float
     worst_row: float
@@ -77,10 +80,11 @@ class TensorError(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     row_tolerance: float
     reference_rel_error: float
     reference_worst_row: float
+    worst_column: float = 0.0
 
 
 class Agreement(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Whether the implementation computes the layer, and which rule decided. ``tensors`` holds ``y`` and the gradients."""
+    """Whether the implementation computes the layer, and which rule said so. ``tensors``: ``y`` and the gradients."""
 
     passed: bool
     rule: str
@@ -95,8 +99,8 @@ class Agreement(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Memory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Where the bytes go, one call alone.
 
-    ``peak_bytes`` is the highest the allocator stood above weights and inputs, ``workspace_bytes`` that peak without the
-    output. ``prepared_bytes`` are extra copies of the weights made in prepare. ``saved_bytes`` are what stays alive
+    ``peak_bytes`` is the highest the allocator stood above weights and inputs, ``workspace_bytes`` that peak without
+    the output. ``prepared_bytes`` are extra copies of the weights made in prepare. ``saved_bytes`` are what stays alive
     between forward and backward. ``os_peak_bytes`` is the driver's or kernel's view of the same call.
     """
 

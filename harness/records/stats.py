@@ -34,7 +34,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple
 
 @lru_cache(maxsize=1024)
 def _rank(n: int, confidence: float) -> int:
-    """Return the largest j with 2 P(Bin(n, 1/2) < j) <= 1 - confidence, counted in whole numbers, so nothing underflows."""
+    """Return the largest j with 2 P(Bin(n, 1/2) < j) <= 1 - confidence, in whole numbers, which do not underflow."""
     allowed = math.floor(Fraction((1 - confidence) / 2) * 2**n)
     term, j = 1, 0
     while term <= allowed:
@@ -46,7 +46,7 @@ def _rank(n: int, confidence: float) -> int:
 
 def relative_half_width(samples: Sequence[float]) -> float:
     """Half the 95 % interval of the median, relative to the median; infinite below 6 samples."""
-    if len(samples) < 6:  # noqa: PLR2004 (see median_interval)
+    if len(samples) < 6:
         return math.inf
     low, high = median_interval(samples)
     return (high - low) / 2 / float(np.median(samples))

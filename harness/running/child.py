@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 import harness
-from harness.records.record import Status
 from harness.records.store import replace_file
 from harness.running import blackbox, jobs
 from harness.running.environment import container_memory_bytes, container_used_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from harness.records.record import Status
 
 POLL_S = 0.1
 FAMILY_EVERY = 20
@@ -53,7 +54,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Death:
-    """How a worker ended without finishing its job. ``by`` is who ended it: itself, our time limit, our memory limit."""
+    """How a worker ended without finishing its job. ``by`` is who ended it: itself, our limit on time or on memory."""
 
     by: By
     returncode: int
@@ -95,9 +96,10 @@ class Child:
         self.folder = Path(self._folder.name)
         replace_file(self.folder / jobs.JOB, job)
         with (self.folder / jobs.LOG).open("wb") as log:
-            self._process = subprocess.Popen(
-                # -P: what lies in the current directory does not shadow what is installed
-                [sys.executable, "-P", "-m", "harness.running.worker", str(self.folder)],
+            # -P: what lies in the current directory does not shadow what is installed
+            command = [sys.executable, "-P", "-m", "harness.running.worker", str(self.folder)]
+            self._process = subprocess.Popen(  # noqa: S603 (our own words)
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -55,6 +55,6 @@ def _load(module: str, broken: dict[str, str], announce: Callable[[str], None], 
         importlib.import_module(module)
     except BaseException as error:  # noqa: BLE001 (a third party's module may raise anything, SystemExit included)
         forget(module)
-        broken[module] = plain_text(f"{type(error).__name__}: {error}").splitlines()[0]
+        broken[module] = plain_text(f"{type(error).__name__}: {error}").splitlines()[0].rstrip(": ")
         return False
     return True

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 JOB, LOG, BLACK_BOX = "job.json", "log.txt", "blackbox"
 PARENT_VARIABLE, DATA_VARIABLE = "MOEBENCH_PARENT", "MOEBENCH_DATA_BYTES"
 """Environment variables of a worker: its parent's process id, and the private memory it may ask for (0: any)."""
+WEIGHTS_STAGE = "weights"
+"""What a worker announces first of every bout, before any implementation has a part in it."""
 LOG_TAIL_BYTES = 4000
 """Of what a worker printed, as much goes into a record."""
 
@@ -100,7 +102,8 @@ Outcome = ProbeOutcome | CeilingsOutcome | BoutOutcome | ReadyOutcome | DoneOutc
 
 def read_job(folder: Path) -> Job:
     """Return the job the parent left in a folder."""
-    return msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
+    job: Job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
+    return job
 
 
 def write_outcome(folder: Path, number: int, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""What this machine has: devices, implementations, environment. Found by a worker, so that the parent needs no torch."""
+"""What this machine has: devices, implementations, environment. A worker finds out, so the parent needs no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MachineError(Exception):
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found. ``skip`` are modules whose import ends a process, and how; ``facts`` are what ``doctor`` needs."""
+    """What was found. ``skip`` are modules whose import ends a process, and how; ``facts`` is what ``doctor`` needs."""
 
     environment: Environment
     listed: dict[str, jobs.Listed]

@@ -69,8 +69,7 @@ def make_plan(
         naming the key and what there is.
     """
     known = tuple(machine.usable)
-    for name in only or ():
-        require(name in known, "--impl", name, "one of " + ", ".join(known))
+    check_only(only, machine)
     resolved = []
     for one in planned:
         asked = one.implementations if one.implementations is not None else known
@@ -81,10 +80,23 @@ def make_plan(
         names = tuple(name for name in asked if only is None or name in only)
         if names:
             resolved.append(msgspec.structs.replace(one, implementations=names))
+    require(bool(resolved), "--impl", ",".join(only or ()), f"{suite} asks for none of these")
     ordered = _by_layer(resolved)
     if budget_s is None:
         budget_s = sum(BOUT_SECONDS[one.case.device.partition(":")[0]] for one in ordered)
     return Plan(suite, description, tuple(ordered), budget_s)
+
+
+def check_only(only: tuple[str, ...] | None, machine: Machine) -> None:
+    """Refuse names of implementations that nobody registered.
+
+    Raises
+    ------
+    ValueError
+        with the key ``--impl`` and what there is.
+    """
+    for name in only or ():
+        require(name in machine.usable, "--impl", name, "one of " + ", ".join(machine.usable))
 
 
 def _by_layer(planned: Sequence[PlannedCase]) -> list[PlannedCase]:

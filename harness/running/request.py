@@ -9,7 +9,7 @@ from harness.cases.axes import parse_override
 from harness.cases.shipped import find_suite
 from harness.cases.suite import check_memory, load_suite, located, parse_budget
 from harness.running.child import available_memory_bytes
-from harness.running.plan import make_plan
+from harness.running.plan import check_only, make_plan
 
 if TYPE_CHECKING:
     from harness.cases.axes import Value
@@ -36,7 +36,10 @@ class Request:
         ValueError
             one line naming file, key and what is allowed.
         """
+        only = tuple(name.strip() for name in self.impl.split(",")) if self.impl else None
+        check_only(only, machine)
         suite = load_suite(find_suite(self._suite_name(machine)))
+        budget_s = parse_budget(self.budget) if self.budget else None
         cases = suite.cases(machine.best_device, self._axes())
         with located(str(suite.path)):
             check_memory(cases, available_memory(machine))
@@ -45,8 +48,8 @@ class Request:
                 suite.description,
                 cases,
                 machine,
-                only=tuple(name.strip() for name in self.impl.split(",")) if self.impl else None,
-                budget_s=parse_budget(self.budget) if self.budget else suite.budget_s,
+                only=only,
+                budget_s=budget_s or suite.budget_s,
             )
 
     def _suite_name(self, machine: Machine) -> str:

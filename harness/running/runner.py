@@ -63,7 +63,6 @@ class Runner:
         self._keep = keep
         self._progress = progress
         self._kills: Counter[tuple[str, str]] = Counter()
-        self._finished: set[str] = set()
         self._spent_s = 0.0
 
     def run(self, planned: Sequence[PlannedCase], budget_s: float) -> None:
@@ -72,9 +71,10 @@ class Runner:
         ``planned`` names the implementations of each case that have no record yet. Cases that share a layer share a
         worker, one layer after another. Time lost to an implementation that died is not taken from the others.
         """
+        left = len(planned)
         for chunk in chunks(planned, one_worker=self.course.one_worker):
-            left = sum(1 for one in planned if one.case.case_id not in self._finished)
             self._run_chunk(chunk, max(0.0, budget_s - self._spent_s) * len(chunk) / left)
+            left -= len(chunk)
 
     def _run_chunk(self, chunk: list[PlannedCase], budget_s: float) -> None:
         """Send a chunk to workers until every implementation of every case has its record."""
@@ -91,43 +91,41 @@ class Runner:
             watch = _Watch(self, chunk)
             death = Child(job, self.course.limits).run(watch.heard, self._progress.doing)
             watch.stop()
-            chunk = [one for one in chunk if one.case.case_id not in self._finished]
+            chunk = chunk[watch.finished :]
             if death and chunk:
                 chunk = self._after(death, chunk)
 
     def accept(self, outcome: jobs.BoutOutcome, planned: PlannedCase, broken: dict[str, str]) -> None:
-        """Keep a finished bout; what was planned and is not in it was not there in the worker, and its record says so."""
-        self._finished.add(outcome.case_id)
+        """Keep a finished bout. What was planned and is not in it was not there in the worker: a record says so."""
         self._spent_s += outcome.wall_s
         self.course.measuring_s += outcome.measuring_s
-        records = list(outcome.records)
-        measured = {record.impl.name for record in records}
-        for name in _names(planned):
-            if name not in measured:
-                records.append(self._failure(planned.case, name, "error", self._why_absent(name, broken)))
+        measured = {record.impl.name for record in outcome.records}
+        absent = [name for name in _names(planned) if name not in measured]
+        records = [
+            *outcome.records,
+            *(self._failure(planned.case, name, "error", self._why_absent(name, broken)) for name in absent),
+        ]
         self._keep(records)
         self._progress.done(records)
 
     def _after(self, death: Death, chunk: list[PlannedCase]) -> list[PlannedCase]:
-        """Charge whoever was running and return what is still to be measured."""
-        last = death.last
-        current = next((one for one in chunk if one.case.case_id == last.case_id), chunk[0])
-        if death.killed_from_outside:
+        """Charge whoever was running in the first case of a chunk, and return what is still to be measured."""
+        last, current, names = death.last, chunk[0], _names(chunk[0])
+        begun = last.case_id == current.case.case_id
+        if death.killed_from_outside or (last.case_id and not begun):  # nobody's fault, as far as one can tell
             self._kills[current.case.case_id, last.impl] += 1
             if self._kills[current.case.case_id, last.impl] < KILLS_FORGIVEN:
                 return chunk
         elif last.stage == "import" and last.impl not in self.course.skip:
             self.course.skip[last.impl] = death.reason(self.course.limits)
             return chunk
-        names = _names(current)
-        charged = [last.impl] if last.case_id == current.case.case_id and last.impl in names else names
+        if begun and last.impl not in names and last.stage != jobs.WEIGHTS_STAGE and len(names) > 1:
+            # Somebody's after-effect: asked one by one, they show whose.
+            return [*(msgspec.structs.replace(current, implementations=(name,)) for name in names), *chunk[1:]]
+        charged = [last.impl] if begun and last.impl in names else names
         self._charge(current.case, charged, death)
         rest = tuple(name for name in names if name not in charged)
-        others = [one for one in chunk if one is not current]
-        if not rest:
-            self._finished.add(current.case.case_id)
-            return others
-        return [msgspec.structs.replace(current, implementations=rest), *others]
+        return [msgspec.structs.replace(current, implementations=rest), *chunk[1:]] if rest else chunk[1:]
 
     def _charge(self, case: Case, names: Iterable[str], death: Death) -> None:
         reason = death.reason(self.course.limits)
@@ -156,11 +154,12 @@ class Runner:
 
 
 class _Watch:
-    """Counts wall time from a worker's readiness to its end, and passes bouts on."""
+    """Counts wall time from a worker's readiness to its end, and passes bouts on, which come in the order asked for."""
 
     def __init__(self, runner: Runner, chunk: Sequence[PlannedCase]) -> None:
+        self.finished = 0
         self._runner = runner
-        self._planned = {one.case.case_id: one for one in chunk}
+        self._chunk = chunk
         self._broken: dict[str, str] = {}
         self._ready: float | None = None
 
@@ -169,7 +168,8 @@ class _Watch:
             self._ready = time.perf_counter()
             self._broken = outcome.broken
         elif isinstance(outcome, jobs.BoutOutcome):
-            self._runner.accept(outcome, self._planned[outcome.case_id], self._broken)
+            self.finished += 1
+            self._runner.accept(outcome, self._chunk[self.finished - 1], self._broken)
             self.stop()
             self._ready = time.perf_counter()
 

@@ -48,9 +48,10 @@ class Session:
         course = self._course(store)
         runner = Runner(course, store.append, progress)
         earlier = self.info.measuring_s, self.info.wall_s
-        budget_s = max(0.0, (self.info.budget_s or 0.0) - earlier[1])
+        to_do = self.to_do()
+        budget_s = (self.info.budget_s or 0.0) * len(to_do) / max(1, len(self.info.plan))
         try:
-            runner.run(self.to_do(), budget_s)
+            runner.run(to_do, budget_s)
             self.info.finished_at = now()
         finally:
             self.info.measuring_s = earlier[0] + course.measuring_s
@@ -66,7 +67,7 @@ class Session:
             listed=self.machine.listed,
             limits=self.limits,
             ceilings=dict(environment.ceilings),
-            skip=self.machine.skip,
+            skip=dict(self.machine.skip),
         )
         for device in dict.fromkeys(one.case.device for one in self.to_do()):
             if device not in course.ceilings:
@@ -98,8 +99,8 @@ def start(plan: Plan, path: Path, machine: Machine, command: str, stage_s: float
         budget_s=plan.budget_s,
     )
     store = RunStore(path)
-    store.write_info(info)
     store.write_environment(machine.environment)
+    store.write_info(info)  # last: a directory with this file holds a run
     return Session(path, info, machine, limits_for(plan.devices, stage_s))
 
 
@@ -123,8 +124,9 @@ def resume(path: Path, machine: Machine, stage_s: float) -> Session:
 
 
 def limits_for(devices: tuple[str, ...], stage_s: float) -> Limits:
-    """Limits of a worker. Only runs on the CPU alone are bounded in memory: CUDA maps more than it uses."""
-    return Limits(stage_s, available_memory_bytes() if devices == ("cpu",) else 0)
+    """Limits of a worker. Only runs on the CPU alone are bounded by the kernel: CUDA maps far more than it uses."""
+    available = available_memory_bytes()
+    return Limits(stage_s, available, available if devices == ("cpu",) else 0)
 
 
 def gate_only(planned: list[PlannedCase], machine: Machine, limits: Limits, progress: Progress) -> list[Record]:
@@ -134,7 +136,7 @@ def gate_only(planned: list[PlannedCase], machine: Machine, limits: Limits, prog
         environment_id=machine.environment.environment_id,
         listed=machine.listed,
         limits=limits,
-        skip=machine.skip,
+        skip=dict(machine.skip),
         timed=False,
         one_worker=True,
     )

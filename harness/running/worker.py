@@ -13,10 +13,12 @@ import resource
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cases.datasheet import datasheet_for
+from harness.records.record import Record, storable
 from harness.running import discovery, jobs
 from harness.running.blackbox import BlackBox
 from harness.running.registry import registered
@@ -26,11 +28,8 @@ if TYPE_CHECKING:
     from harness.cases.datasheet import Datasheet
     from harness.layer.contract import Implementation
     from harness.layer.weights import Weights
-    from harness.measure.meters.nvml import Board
-    from harness.running.jobs import BoutsJob, CeilingsJob, Job, ProbeJob
+    from harness.running.jobs import BoutsJob, CeilingsJob, Job
 
-PARENT_VARIABLE = "MOEBENCH_PARENT"
-MEMORY_VARIABLE = "MOEBENCH_MEMORY_BYTES"
 SETUP_IMPL = ""
 
 
@@ -41,6 +40,11 @@ class Worker:
         self.folder = folder
         self.box = BlackBox(folder / jobs.BLACK_BOX)
         self._answers = 0
+        self._log = (folder / jobs.LOG).open("rb")
+        self._announced = ("", 0)
+        self._printed: dict[str, bytes] = {}
+        self._weights: Weights | None = None
+        self._layer_key = ""
 
     def answer(self, outcome: jobs.Outcome) -> None:
         """Leave the next outcome for the parent."""
@@ -48,21 +52,28 @@ class Worker:
         self._answers += 1
 
     def note(self, case_id: str, impl: str, stage: str) -> None:
-        """Tell the flight recorder what comes next, and where the log stands."""
-        self.box.write(case_id, impl, stage, os.fstat(1).st_size)
+        """Tell the flight recorder what comes next, and where the log stands; keep what was printed before."""
+        size = os.fstat(self._log.fileno()).st_size
+        speaker, since = self._announced
+        if size > since:
+            self._log.seek(max(since, size - jobs.LOG_TAIL_BYTES))
+            self._printed[speaker] = (self._printed.get(speaker, b"") + self._log.read())[-jobs.LOG_TAIL_BYTES :]
+        self._announced = impl, size
+        self.box.write(case_id, impl, stage, size)
 
     def do(self, job: Job) -> None:
         """Do the job; implementations are imported where it needs them."""
         if isinstance(job, jobs.CeilingsJob):
             self.note("", SETUP_IMPL, "setup")
             self._ceilings(job)
-            return
-        broken = discovery.load_all(lambda module: self.note("", module, "import"), job.skip)
-        self.note("", SETUP_IMPL, "setup")
-        if isinstance(job, jobs.ProbeJob):
-            self._probe(broken)
         else:
-            self._bouts(job)
+            broken = discovery.load_all(lambda module: self.note("", module, "import"), job.skip)
+            self.note("", SETUP_IMPL, "setup")
+            if isinstance(job, jobs.ProbeJob):
+                self._probe(broken)
+            else:
+                self._bouts(job, broken)
+        self.answer(jobs.DoneOutcome())
 
     def _probe(self, broken: dict[str, str]) -> None:
         from harness.running.devices import probe_facts, torch_devices
@@ -74,39 +85,50 @@ class Worker:
     def _ceilings(self, job: CeilingsJob) -> None:
         from harness.measure.ceilings import measure_ceilings
         from harness.measure.meters.energy import idle_watts
+        from harness.running.devices import board_of
 
         ceilings = measure_ceilings(job.device, job.dtypes)
-        board, _ = open_board(job.device)
+        board, _ = board_of(job.device)
         ceilings.idle_watts = idle_watts(board) if board else None
         self.answer(jobs.CeilingsOutcome(ceilings=ceilings))
 
-    def _bouts(self, job: BoutsJob) -> None:
-        import torch  # noqa: F401, PLC0415 (before the clock of the first bout starts)
+    def _bouts(self, job: BoutsJob, broken: dict[str, str]) -> None:
+        import harness.measure.bout  # noqa: F401 (torch and all that, before the clock of the first bout starts)
 
-        self.answer(jobs.ReadyOutcome())
+        self.answer(jobs.ReadyOutcome(broken))
         left_s = job.budget_s
-        weights, key = None, ""
         for number, planned in enumerate(job.planned):
-            case, start = planned.case, time.perf_counter()
-            self.note(case.case_id, SETUP_IMPL, "weights")
-            if case.layer_key != key:
-                weights = None  # the old layer goes before the new one comes
-                weights, key = _build(case), case.layer_key
-            assert weights is not None
-            budget_s = left_s / (len(job.planned) - number)
-            outcome = self._bout(job, planned, weights, budget_s - (time.perf_counter() - start))
+            start = time.perf_counter()
+            self.note(planned.case.case_id, SETUP_IMPL, jobs.WEIGHTS_STAGE)
+            try:
+                weights = self._layer(planned.case)
+            except Exception as error:  # noqa: BLE001 (most likely memory; every implementation is told the same)
+                outcome = _without_weights(job, planned, error)
+            else:
+                share_s = left_s / (len(job.planned) - number) - (time.perf_counter() - start)
+                outcome = self._bout(job, planned, weights, max(0.0, share_s))
             outcome.wall_s = time.perf_counter() - start
             left_s = max(0.0, left_s - outcome.wall_s)
             self.answer(outcome)
+
+    def _layer(self, case: Case) -> Weights:
+        """Return the case's weights, made anew only when the last case ran on others."""
+        from harness.layer.weights import make_weights
+
+        if self._weights is None or case.layer_key != self._layer_key:
+            self._weights = None  # the old layer goes before the new one comes
+            self._weights, self._layer_key = make_weights(case), case.layer_key
+        return self._weights
 
     def _bout(self, job: BoutsJob, planned: PlannedCase, weights: Weights, budget_s: float) -> jobs.BoutOutcome:
         from harness.measure.bout import Bout, Surroundings
         from harness.measure.caches import cache_bytes
         from harness.measure.clocks import clock_for
+        from harness.running.devices import board_of
 
         case = planned.case
         ceilings = job.ceilings.get(case.device)
-        board, why_not = open_board(case.device)
+        board, why_not = board_of(case.device)
         around = Surroundings(
             clock=clock_for(case.device),
             note=lambda impl, stage: self.note(case.case_id, impl, stage),
@@ -119,26 +141,21 @@ class Worker:
             idle_watts=ceilings.idle_watts if ceilings else None,
             timed=job.timed,
         )
-        known = registered()
-        names = planned.implementations if planned.implementations is not None else tuple(known)
-        records = Bout(case, weights, around).run([known[n] for n in names if n in known], budget_s * 1e9)
+        records = Bout(case, weights, around).run(_asked(planned), budget_s * 1e9)
+        self.note(case.case_id, SETUP_IMPL, "writing records")
         return jobs.BoutOutcome(
-            case_id=case.case_id, records=records, measuring_s=around.measuring_ns / 1e9, wall_s=0.0
+            case_id=case.case_id,
+            records=[self._with_log(storable(record)) for record in records],
+            measuring_s=around.measuring_ns / 1e9,
+            wall_s=0.0,
         )
 
-
-def open_board(device: str) -> tuple[Board | None, str]:
-    """The power meter of a device, or why there is none."""
-    from harness.measure.meters.nvml import NvmlUnavailable, open_board
-
-    if not device.startswith("cuda"):
-        return None, "energy is read from NVIDIA boards through NVML; this case ran on the CPU"
-    import torch
-
-    try:
-        return open_board(str(torch.cuda.get_device_properties(device).uuid)), ""
-    except NvmlUnavailable as error:
-        return None, str(error)
+    def _with_log(self, record: Record) -> Record:
+        """Put what an implementation printed before what it raised into the record of its failure."""
+        printed = self._printed.pop(record.impl.name, b"")[-jobs.LOG_TAIL_BYTES :].decode(errors="replace")
+        if record.status not in {"ok", "unsupported"}:
+            record.log_tail = (printed + record.log_tail)[-jobs.LOG_TAIL_BYTES :]
+        return record
 
 
 def _datasheet(device: str) -> Datasheet | None:
@@ -150,10 +167,31 @@ def _datasheet(device: str) -> Datasheet | None:
     return datasheet_for(properties.name, properties.total_memory)
 
 
-def _build(case: Case) -> Weights:
-    from harness.layer.weights import make_weights
+def _asked(planned: PlannedCase) -> list[Implementation]:
+    """Return the implementations a case is planned for, as far as they could be imported here."""
+    known = registered()
+    return [known[name] for name in planned.implementations or () if name in known]
 
-    return make_weights(case)
+
+def _without_weights(job: BoutsJob, planned: PlannedCase, error: Exception) -> jobs.BoutOutcome:
+    from harness.measure.bout import describe
+    from harness.measure.failures import explain
+
+    failure = explain(error)
+    records = [
+        Record(
+            case=planned.case,
+            case_id=planned.case.case_id,
+            impl=describe(implementation),
+            status=failure.status,
+            reason=f"the layer's weights could not be made: {failure.reason}",
+            log_tail=failure.log_tail,
+            environment_id=job.environment_id,
+            taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        for implementation in _asked(planned)
+    ]
+    return jobs.BoutOutcome(case_id=planned.case.case_id, records=records, measuring_s=0.0, wall_s=0.0)
 
 
 def _listed(implementation: Implementation) -> jobs.Listed:
@@ -175,15 +213,16 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = os.environ.get(PARENT_VARIABLE)
+    parent = os.environ.get(jobs.PARENT_VARIABLE)
     if parent and os.getppid() != int(parent):
         sys.exit("the parent is gone")
 
 
 def limit_memory() -> None:
     """Bound what this process may allocate, so that asking without end raises instead of taking the machine down."""
-    allowed = int(os.environ.get(MEMORY_VARIABLE, "0"))
-    if allowed:
+    allowed = int(os.environ.get(jobs.DATA_VARIABLE, "0"))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if allowed and (hard == resource.RLIM_INFINITY or allowed < hard):
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 
 
@@ -192,6 +231,7 @@ def main() -> None:
     die_with_parent()
     limit_memory()
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # what the parent sends before it ends a worker that hangs
     folder = Path(sys.argv[1])
     Worker(folder).do(jobs.read_job(folder))
 

@@ -1,0 +1,67 @@
+"""What is metered beside time: the memory of one call alone, and the energy of a sustained window of calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.measure.meters.energy import measure_energy
+from harness.measure.meters.memory import measure_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from harness.layer.inputs import Inputs
+    from harness.measure.bout import Surroundings
+    from harness.measure.contestant import Contestant
+    from harness.records.record import Energy, Memory
+
+MEMORY_CALLS = 3
+"""How often ``measure_memory`` makes a call on the CPU."""
+ENERGY_SHARE = 0.4
+"""Of a bout's budget, for all contestants' windows and the warming up before each, which is as long."""
+
+
+def meter_memory(contestant: Contestant, inputs: Inputs, around: Surroundings) -> Memory:
+    """Bytes of one call. A graph's replay allocates nothing, so there the work is run eagerly."""
+    case = contestant.case
+    call = contestant.call(inputs, plain=case.execution == "graph")
+    training = case.pass_ == "training"
+
+    def forward() -> Tensor:
+        start = around.clock.now_ns()
+        y = call.forward_only() if training else call()[0]
+        around.measuring_ns += around.clock.now_ns() - start
+        return y
+
+    def backward(y: Tensor) -> object:
+        start = around.clock.now_ns()
+        gradients = call.backward(y)
+        around.measuring_ns += around.clock.now_ns() - start
+        return gradients
+
+    weights_bytes = contestant.weights.nbytes
+    return measure_memory(case.device, forward, backward if training else None, weights_bytes=weights_bytes)
+
+
+def meter_energy(call: Callable[[], object], around: Surroundings, estimate_s: float, window_s: float) -> Energy:
+    """Energy of a window of calls on the same inputs; or why there is none."""
+    start = around.clock.now_ns()
+    energy = measure_energy(
+        call,
+        around.clock.synchronise,
+        around.board,
+        window_s=window_s,
+        idle_watts=around.idle_watts,
+        estimate_s=estimate_s,
+        why_not=around.why_no_board,
+    )
+    around.measuring_ns += around.clock.now_ns() - start
+    return energy
+
+
+def energy_window_s(around: Surroundings, budget_ns: float, contestants: int) -> float:
+    """Seconds each contestant's window may take: what is asked for, or what the budget has room for."""
+    room_s = ENERGY_SHARE * budget_ns / 1e9 / (2 * max(1, contestants))
+    return min(around.energy_window_s, room_s)

@@ -1,0 +1,171 @@
+"""The timed part of a bout: warm-up, rounds, the A/A control, and what an implementation may not do meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from harness.measure.contestant import ContractError, check_contract
+from harness.measure.gate import DisagreementError
+from harness.measure.rounds import Entry, rules_for, run_rounds, warm_up
+from harness.measure.spotcheck import Kept, SpotCheck
+from harness.measure.tampering import versions
+from harness.measure.work import Traversed
+from harness.records.record import Agreement, Timing
+from harness.records.stats import noise_floor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from harness.layer.inputs import Inputs
+    from harness.measure.bout import Surroundings
+    from harness.measure.gate import Admission, Examiner
+    from harness.measure.rounds import Stopped
+
+CONTROL = "(A/A control)"
+FIRST_TIMED_DRAW = 2
+"""Draws 0 and 1 belong to the gate."""
+LEAST_SHARE = 0.25
+"""Of the budget, which rounds get however long the warm-up took."""
+
+
+class DroppedError(Exception):
+    """A contestant failed while it was timed."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        super().__init__(name)
+        self.name = name
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Lent:
+    """Inputs of one timed call, and how often they had been written to before it."""
+
+    inputs: Inputs
+    versions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What the timed part gave: by implementation its timing, the answer to check, and the work of its calls."""
+
+    timings: dict[str, Timing]
+    kept: dict[str, Kept]
+    traversed: dict[str, Traversed]
+
+
+class TimedSection:
+    """One attempt at timing a bout's contestants side by side."""
+
+    def __init__(self, examiner: Examiner, around: Surroundings, admissions: Sequence[Admission]) -> None:
+        self.examiner = examiner
+        self.around = around
+        self.admissions = {admission.contestant.name: admission for admission in admissions}
+        self._case = examiner.case
+        self._traversed = Traversed(self._case, around.cache_bytes)
+        self._spot = SpotCheck(self._case.case_id)
+
+    def run(self, budget_ns: float, meter_calls: int) -> Timed:
+        """Warm up and run rounds. ``meter_calls`` more calls of each contestant are paid from the budget afterwards.
+
+        Raises
+        ------
+        DroppedError
+            naming the contestant that failed on the way, and what it raised.
+        """
+        clock = self.around.clock
+        rules, start = rules_for(self._case.device, budget_ns, len(self.admissions)), clock.now_ns()
+        entries = {name: self._entry(name) for name in self.admissions}
+        inputs = [self._lend(draw) for draw in (0, 1)]
+        for entry in entries.values():
+            self.around.note(entry.owner, "warm-up")
+            self.around.measuring_ns += warm_up(entry, inputs, clock, rules)
+        owner = entries[control_owner(list(self.admissions.values()))]
+        twin = self._entry(owner.name, CONTROL)
+        twin.estimate_ns, twin.calls = owner.estimate_ns, owner.calls
+        reserved = clock.now_ns() - start + meter_calls * sum(entry.estimate_ns for entry in entries.values())
+        rules = replace(rules, budget_ns=max(budget_ns - reserved, LEAST_SHARE * budget_ns))
+        lines = [*entries.values(), twin]
+        stopped, spent = run_rounds(
+            lines, self._draw, clock, rules, self._case.traffic.seed, self.around.note, self._seen
+        )
+        self.around.measuring_ns += spent
+        traversed = {name: self._work_of(admission) for name, admission in self.admissions.items()}
+        timings = {name: self._timing(entry, traversed[name], stopped) for name, entry in entries.items()}
+        floor = noise_floor(*paired(owner, twin))
+        for timing in timings.values():
+            timing.noise_floor = floor
+        timings[owner.name].control_ns = twin.samples_ns
+        return Timed(timings, self._spot.kept, traversed)
+
+    def _entry(self, owner: str, name: str = "") -> Entry:
+        contestant = self.admissions[owner].contestant
+
+        def bind(lent: Lent) -> Callable[[], tuple[Tensor, ...]]:
+            call = contestant.call(lent.inputs)
+
+            def guarded() -> tuple[Tensor, ...]:
+                try:
+                    return call()
+                except BaseException as error:  # noqa: BLE001 (a contestant may raise anything)
+                    raise DroppedError(owner, error) from None
+
+            return guarded
+
+        return Entry(name or owner, owner, bind, self.admissions[owner].call_ns)
+
+    def _draw(self, number: int) -> Lent:
+        lent = self._lend(number + FIRST_TIMED_DRAW)
+        self._traversed.add(lent.inputs.routing)
+        return lent
+
+    def _lend(self, draw: int) -> Lent:
+        inputs = self.examiner.answers.fresh(draw)
+        return Lent(inputs, versions(inputs))
+
+    def _seen(self, entry: Entry, draw: int, inputs: Sequence[Lent], result: tuple[Any, ...]) -> None:
+        """Look at a timed call's result: its inputs are as they were, it keeps the contract, and it may be kept."""
+        if any(versions(one.inputs) != one.versions for one in inputs):
+            tampered = Agreement(passed=False, rule="a timed call changed its inputs")
+            raise DroppedError(entry.owner, DisagreementError(tampered))
+        try:
+            check_contract(result[0], inputs[-1].inputs.x)
+        except ContractError as error:
+            raise DroppedError(entry.owner, error) from None
+        self._spot.see(entry.owner, draw + FIRST_TIMED_DRAW, result[0])
+
+    def _work_of(self, admission: Admission) -> Traversed:
+        return self._traversed.of_baseline() if admission.contestant.is_baseline else self._traversed
+
+    def _timing(self, entry: Entry, traversed: Traversed, stopped: Stopped) -> Timing:
+        admission = self.admissions[entry.name]
+        return Timing(
+            clock="cuda_graph" if self._case.execution == "graph" else self.around.clock.name,
+            cache=traversed.cache,
+            samples_ns=entry.samples_ns,
+            device_ns=entry.device_ns or None,
+            rounds=entry.rounds,
+            calls_per_sample=entry.calls,
+            prepare_ns=admission.prepare_ns,
+            first_call_ns=admission.first_call_ns,
+            warmup_calls=entry.warmup_calls,
+            warm=entry.warm,
+            stopped=stopped,
+        )
+
+
+def control_owner(admissions: Sequence[Admission]) -> str:
+    """Who is entered a second time: the dense baseline, or whoever comes first."""
+    baselines = [admission for admission in admissions if admission.contestant.is_baseline]
+    return (baselines or admissions)[0].contestant.name
+
+
+def paired(first: Entry, second: Entry) -> tuple[list[float], list[float]]:
+    """Return the samples of two entries that were taken in the same rounds."""
+    a = dict(zip(first.rounds, first.samples_ns, strict=True))
+    b = dict(zip(second.rounds, second.samples_ns, strict=True))
+    shared = sorted(a.keys() & b.keys())
+    return [a[r] for r in shared], [b[r] for r in shared]

@@ -1,0 +1,108 @@
+"""Intervals against scipy's binomial, and what the noise floor and drift see."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from harness.records.stats import drifts, median_interval, noise_floor, relative_half_width
+
+times = st.lists(st.floats(1.0, 1e9), min_size=1, max_size=60)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 7, 9, 15, 40, 199, 400, 1073, 1074, 1100, 3000])
+def test_ranks_are_the_tightest_that_keep_the_confidence(n: int, confidence: float) -> None:
+    low, high = median_interval(range(n), confidence)
+    rank = int(low) + 1  # of the lower end among samples 0 .. n-1, counted from 1
+    assert low + high == n - 1
+    covered = 1 - 2 * binom.cdf(rank - 1, n, 0.5)
+    assert covered >= confidence - 1e-12 or rank == 1
+    if rank <= (n - 1) // 2:
+        assert 1 - 2 * binom.cdf(rank, n, 0.5) < confidence
+
+
+def test_five_samples_cannot_reach_95_percent_and_six_can() -> None:
+    assert median_interval([5.0, 1.0, 4.0, 2.0, 3.0]) == (1.0, 5.0)
+    assert math.isinf(relative_half_width([1.0] * 5))
+    assert relative_half_width([1.0] * 6) == 0.0
+    assert median_interval(range(9)) == (1.0, 7.0)
+
+
+def test_it_covers_the_median_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(7)
+    draws = generator.lognormal(sigma=0.5, size=(2000, 15))  # median 1, skewed as times are
+    intervals = [median_interval(draw) for draw in draws]
+    assert 0.95 <= np.mean([low <= 1.0 <= high for low, high in intervals]) <= 0.99
+
+
+@given(times)
+def test_the_median_lies_inside_and_samples_keep_their_order(samples: list[float]) -> None:
+    before = list(samples)
+    low, high = median_interval(samples)
+    assert low <= np.median(samples) <= high
+    assert {low, high} <= set(samples)
+    assert samples == before
+
+
+@given(times, st.floats(1e-3, 1e3))
+def test_the_relative_width_knows_no_unit(samples: list[float], scale: float) -> None:
+    width, scaled = relative_half_width(samples), relative_half_width([scale * s for s in samples])
+    assert scaled == pytest.approx(width)
+
+
+def test_without_samples_there_is_no_interval() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        median_interval([])
+
+
+def test_the_noise_floor_of_the_same_code_is_small() -> None:
+    generator = np.random.default_rng(3)
+    first, second = generator.lognormal(sigma=0.02, size=(2, 40))
+    floor = noise_floor(first, second)
+    assert floor is not None
+    assert 0.001 < floor < 0.02
+    assert noise_floor(first, second) == floor
+
+
+@given(st.floats(0.5, 2.0))
+def test_identical_rounds_leave_exactly_the_shift(shift: float) -> None:
+    """Whichever of the two is slower: a machine that treats twins differently shows it here."""
+    rounds = [100.0, 110.0, 90.0, 120.0, 105.0]
+    floor = noise_floor(rounds, [shift * time for time in rounds])
+    assert floor == pytest.approx(abs(math.log(shift)), abs=1e-12)
+
+
+def test_a_shift_of_the_second_raises_the_floor() -> None:
+    generator = np.random.default_rng(3)
+    first, second = generator.lognormal(sigma=0.02, size=(2, 40))
+    floor = noise_floor(first, 1.10 * second)
+    assert floor is not None
+    assert floor > math.log(1.09)
+
+
+def test_the_noise_floor_pairs_rounds_and_needs_five() -> None:
+    drifting = [100.0 * 1.1**n for n in range(12)]
+    assert noise_floor(drifting, drifting) == 0.0
+    assert noise_floor([1.0] * 4, [1.0] * 9) is None
+    assert noise_floor([1.0] * 9, [1.0] * 5) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("samples", "answer"),
+    [
+        ([100.0] * 9, False),
+        ([100.0] * 6 + [104.0] * 3, False),
+        ([100.0] * 6 + [106.0] * 3, True),
+        ([100.0] * 6 + [94.0] * 3, True),
+        ([100.0] * 5 + [200.0] * 3, False),  # eight samples: too few to say
+        ([100.0, 500.0, 100.0] * 4, False),  # outliers are no drift
+    ],
+)
+def test_drift(samples: list[float], answer: bool) -> None:
+    assert drifts(samples) is answer

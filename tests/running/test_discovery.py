@@ -1,0 +1,110 @@
+"""Modules are found by entry points, a package's public submodules with it; what fails is listed with its reason."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from harness.running import discovery
+from harness.running.discovery import declared_modules, load_all
+from harness.running.registry import registered
+
+pytestmark = pytest.mark.usefixtures("empty_registry")
+
+SOURCE = """
+    from harness import implementation
+
+    @implementation("{name}", family="peer")
+    def {name}(layer):
+        return None
+"""
+
+
+@pytest.fixture
+def beside(site: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A small package in the place of ``impls``."""
+    site.package("beside", one=SOURCE.format(name="one"))
+    monkeypatch.setattr(discovery, "BESIDE", "beside")
+    monkeypatch.setattr(discovery, "GROUP", "moebench.tests")  # what else is installed here does not count
+    return site
+
+
+def load(skip: dict[str, str] | None = None) -> tuple[dict[str, str], list[str]]:
+    announced: list[str] = []
+    return load_all(announced.append, skip or {}), announced
+
+
+def test_the_package_beside_the_harness_needs_no_installation(beside: Any) -> None:
+    assert declared_modules() == ["beside"]
+    broken, announced = load()
+    assert (broken, announced) == ({}, ["beside", "beside.one"])
+    assert list(registered()) == ["one"]
+    assert registered()["one"].origin == "beside.one"
+
+
+def test_a_third_partys_entry_point_is_enough(beside: Any) -> None:
+    beside.package("theirs", fast=SOURCE.format(name="fast"), _hidden="raise RuntimeError('never imported')")
+    beside.module("single", SOURCE.format(name="single"))
+    beside.declare("theirs", "moebench.tests", "theirs", "single:whatever", "beside")
+    assert declared_modules() == ["beside", "theirs", "single"]
+    broken, announced = load()
+    assert broken == {}
+    assert announced == ["beside", "beside.one", "theirs", "theirs.fast", "single"]
+    assert list(registered()) == ["fast", "one", "single"]
+    assert "theirs._hidden" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise ValueError('first\\nsecond')", "ValueError: first"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("def broken(:", "SyntaxError: invalid syntax (bad.py, line 1)"),
+        ("raise RuntimeError('half a pair \\udc80')", "RuntimeError: half a pair \\udc80"),
+        (SOURCE.format(name="one"), "ValueError: two implementations are called 'one': beside.one.one, theirs.bad.one"),
+    ],
+)
+def test_a_broken_module_costs_itself_only(beside: Any, source: str, reason: str) -> None:
+    beside.package("theirs", bad=source, good=SOURCE.format(name="good"))
+    beside.declare("theirs", "moebench.tests", "theirs")
+    broken, _ = load()
+    assert broken == {"theirs.bad": reason}
+    assert list(registered()) == ["good", "one"]
+    assert registered()["one"].origin == "beside.one"
+
+
+def test_a_broken_package_hides_its_modules(beside: Any) -> None:
+    beside.package("theirs", "import no_such_module", good=SOURCE.format(name="good"))
+    beside.declare("theirs", "moebench.tests", "theirs", "not there at all", "")
+    broken, _ = load()
+    assert list(broken) == ["theirs", "not there at all", ""]
+    assert list(registered()) == ["one"]
+
+
+def test_a_module_that_breaks_halfway_registers_nothing(beside: Any) -> None:
+    beside.module("half", SOURCE.format(name="half") + "\n    1 / 0\n")
+    beside.declare("half", "moebench.tests", "half")
+    assert load()[0] == {"half": "ZeroDivisionError: division by zero"}
+    assert list(registered()) == ["one"]
+
+
+def test_what_ended_an_earlier_process_is_not_touched(beside: Any) -> None:
+    beside.package("theirs", bad="import os; os._exit(3)", good=SOURCE.format(name="good"))
+    beside.declare("theirs", "moebench.tests", "theirs")
+    reasons = {"theirs.bad": "the process exited with code 3 during 'import'"}
+    broken, announced = load(reasons)
+    assert broken == reasons
+    assert "theirs.bad" not in announced
+    assert list(registered()) == ["good", "one"]
+
+
+def test_a_whole_package_can_be_skipped(beside: Any) -> None:
+    beside.package("theirs", "import os; os._exit(3)", good=SOURCE.format(name="good"))
+    beside.declare("theirs", "moebench.tests", "theirs")
+    broken, announced = load({"theirs": "it died"})
+    assert broken == {"theirs": "it died"}
+    assert announced == ["beside", "beside.one"]

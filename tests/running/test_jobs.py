@@ -1,0 +1,90 @@
+"""Jobs and outcomes cross the process border as JSON and come out as they went in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.records.environment import Ceilings, Device
+from harness.records.record import ImplInfo, Record
+from harness.records.store import replace_file
+from harness.running import jobs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CEILINGS = Ceilings(
+    copy_bytes_per_second=1.0,
+    read_bytes_per_second=2.0,
+    cached_read_bytes_per_second=3.0,
+    gemm_flops_per_second={"bf16": 4.0},
+    cache_bytes=5,
+    launch_ns=6.0,
+    idle_watts=7.5,
+)
+
+
+@pytest.fixture
+def every_job(plans: Any) -> list[jobs.Job]:
+    return [
+        jobs.ProbeJob(),
+        jobs.ProbeJob(skip={"theirs.bad": "it died"}),
+        jobs.CeilingsJob(device="cuda:0", dtypes=("bf16", "fp32")),
+        jobs.BoutsJob(
+            planned=[plans.planned(), plans.planned(9, names=("loop", "einsum"), pass_="training")],
+            environment_id="e",
+            budget_s=2.5,
+            timed=False,
+            ceilings={"cpu": CEILINGS},
+            skip={"theirs.bad": "it died"},
+        ),
+    ]
+
+
+@pytest.fixture
+def every_outcome(plans: Any) -> list[jobs.Outcome]:
+    case = plans.case()
+    record = Record(
+        case=case, case_id=case.case_id, impl=ImplInfo(name="a", family="loop"), status="ok", environment_id="e"
+    )
+    listed = jobs.Listed(name="a", family="peer", devices=("cpu",), passes=("forward",), dtypes=("fp32",))
+    device = Device(name="d", kind="cpu", memory_bytes=1, cache_bytes=1)
+    return [
+        jobs.ProbeOutcome(
+            implementations=[listed, jobs.Listed(name="b", broken="ImportError")],
+            devices={"cpu": device},
+            facts={"torch": "2.13", "gpus": 0, "boards": {"cuda:0": {"mig": None}}},
+        ),
+        jobs.CeilingsOutcome(ceilings=CEILINGS),
+        jobs.ReadyOutcome(broken={"theirs": "it died"}),
+        jobs.BoutOutcome(case_id=case.case_id, records=[record], measuring_s=0.5, wall_s=1.0),
+        jobs.DoneOutcome(),
+    ]
+
+
+def test_every_kind_of_job_survives(every_job: list[jobs.Job], tmp_path: Path) -> None:
+    for job in every_job:
+        replace_file(tmp_path / jobs.JOB, job)
+        assert jobs.read_job(tmp_path) == job
+    assert {type(job) for job in every_job} == set(jobs.Job.__args__)
+
+
+def test_every_kind_of_outcome_survives_in_order(every_outcome: list[jobs.Outcome], tmp_path: Path) -> None:
+    for number, outcome in enumerate(every_outcome):
+        jobs.write_outcome(tmp_path, number, outcome)
+    assert list(jobs.outcomes_from(tmp_path, 0)) == every_outcome
+    assert list(jobs.outcomes_from(tmp_path, 3)) == every_outcome[3:]
+    assert list(jobs.outcomes_from(tmp_path, 5)) == []
+    assert {type(outcome) for outcome in every_outcome} == set(jobs.Outcome.__args__)
+
+
+def test_a_gap_is_waited_for(every_outcome: list[jobs.Outcome], tmp_path: Path) -> None:
+    jobs.write_outcome(tmp_path, 0, every_outcome[0])
+    jobs.write_outcome(tmp_path, 2, every_outcome[2])
+    assert list(jobs.outcomes_from(tmp_path, 0)) == every_outcome[:1]
+
+
+def test_a_half_written_outcome_is_not_seen(tmp_path: Path) -> None:
+    (tmp_path / "outcome-00000.json.new").write_bytes(b'{"type":')
+    assert list(jobs.outcomes_from(tmp_path, 0)) == []

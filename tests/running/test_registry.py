@@ -1,0 +1,139 @@
+"""What may be registered, under which words, and what a record says of its source."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.running.registry import forget, implementation, registered, source_hash
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("empty_registry")
+
+
+def prepare(layer: Any) -> Any:
+    """The first line.
+
+    The second is not shown.
+    """
+
+
+def other(layer: Any) -> Any: ...
+
+
+def test_what_is_registered_is_found() -> None:
+    assert implementation("b", family="loop")(prepare) is prepare
+    implementation("a", family="peer", devices=["cuda"], passes=["training"], dtypes=["bf16"], version="7")(other)
+    assert list(registered()) == ["a", "b"]
+    a, b = registered().values()
+    assert (b.summary, b.version, b.origin) == ("The first line.", "1", __name__)
+    assert (b.devices, b.passes, b.dtypes) == (("cpu", "cuda"), ("forward",), ("fp32", "bf16", "fp16"))
+    assert (a.devices, a.passes, a.dtypes, a.version, a.summary) == (("cuda",), ("training",), ("bf16",), "7", "")
+    assert a.prepare is other
+
+
+@pytest.mark.parametrize("name", ["", "Loop", "a b", "a,b", "-a", "_a", "größe", "a/b", "a\n", "(A/A control)"])
+def test_bad_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="small letters, digits"):
+        implementation(name, family="loop")
+
+
+@pytest.mark.parametrize("name", ["a", "7", "sonic-moe", "vllm.fused_moe", "a1_b-c.d"])
+def test_good_names_are_taken(name: str) -> None:
+    implementation(name, family="loop")(prepare)
+    assert list(registered()) == [name]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"family": "magic"}, "family = 'magic': one of loop, "),
+        ({"devices": ["tpu"]}, "devices = 'tpu': one of cpu, cuda"),
+        ({"devices": ["cuda:0"]}, "devices = 'cuda:0'"),
+        ({"passes": ["backward"]}, "passes = 'backward': one of forward, training"),
+        ({"dtypes": ["fp8"]}, "dtypes = 'fp8': one of fp32, bf16, fp16"),
+        ({"version": 2}, "version = 2: a text"),
+    ],
+    ids=str,
+)
+def test_unknown_words_are_refused(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"implementation 'a': {message}"):
+        implementation("a", **({"family": "loop"} | words))
+    assert registered() == {}
+
+
+def test_two_functions_cannot_share_a_name() -> None:
+    implementation("a", family="loop")(prepare)
+    with pytest.raises(ValueError, match=r"two implementations are called 'a': .*\.prepare, .*\.other"):
+        implementation("a", family="loop")(other)
+    assert registered()["a"].prepare is prepare
+
+
+def test_running_a_module_again_replaces_its_own() -> None:
+    implementation("a", family="loop")(prepare)
+    implementation("a", family="loop", version="2")(prepare)
+    assert registered()["a"].version == "2"
+
+
+def test_what_a_broken_module_registered_can_be_taken_back() -> None:
+    implementation("a", family="loop")(prepare)
+    forget("somebody.else")
+    assert list(registered()) == ["a"]
+    forget(__name__)
+    assert registered() == {}
+
+
+def test_a_summary_without_utf8_is_written_out() -> None:
+    def strange(layer: Any) -> Any: ...
+
+    strange.__doc__ = "half a pair \udc80"
+    implementation("a", family="loop")(strange)
+    assert registered()["a"].summary == "half a pair \\udc80"
+
+
+SOURCE = """
+    from harness import implementation
+
+    @implementation("{name}", family="peer")
+    def {name}(layer):
+        return {value}
+"""
+
+
+def hash_of(module: str, name: str) -> str:
+    importlib.invalidate_caches()
+    return source_hash(getattr(importlib.import_module(module), name))
+
+
+def test_the_hash_of_a_file_is_the_files_own(site: Any) -> None:
+    site.module("one", SOURCE.format(name="one", value=1))
+    site.module("two", SOURCE.format(name="two", value=2))
+    site.module("copy_of_one", SOURCE.format(name="one", value=1).replace('"one"', '"one"'))
+    assert hash_of("one", "one") != hash_of("two", "two")
+    assert len(hash_of("one", "one")) == 12
+    site.module("two", SOURCE.format(name="two", value=3))
+    first = hash_of("one", "one")
+    site.module("one", SOURCE.format(name="one", value=1) + "# a comment counts\n")
+    assert hash_of("one", "one") != first
+
+
+def test_the_hash_of_a_package_covers_its_folder(site: Any, tmp_path: Path) -> None:
+    site.package("pack", SOURCE.format(name="pack", value=1), kernels="BLOCK = 64\n")
+    first = hash_of("pack", "pack")
+    site.module("pack.kernels", "BLOCK = 128\n")
+    second = hash_of("pack", "pack")
+    site.module("pack.deeper.more", "x = 1\n")
+    assert len({first, second, hash_of("pack", "pack")}) == 3
+
+
+def test_without_a_file_the_source_is_unknown() -> None:
+    assert source_hash(functools.partial(prepare)) == "unknown"
+    assert source_hash(len) == "unknown"  # type: ignore[arg-type]
+    space: dict[str, Any] = {}
+    exec("def made_up(layer): ...", space)
+    assert source_hash(space["made_up"]) == "unknown"
