@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,7 +46,7 @@ class Bar:
         self._task = self._bar.add_task("starting", total=pairs)
         self.statuses: Counter[str] = Counter()
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -56,7 +57,7 @@ class Bar:
 
     def doing(self, entry: Entry) -> None:
         """Show the case, the implementation and the stage."""
-        label = self._labels.get(entry.case_id, "starting a worker")
+        label = escape(self._labels.get(entry.case_id, "starting a worker"))
         what = f"{label} [dim]{escape(entry.impl)} {escape(entry.stage)}[/dim]"
         self._bar.update(self._task, description=what)
 
@@ -69,6 +70,7 @@ class Bar:
                     f"[bold red]{record.status}[/] {escape(record.impl.name)} on {escape(record.case.label())}:"
                     f" {escape(record.reason)}",
                     highlight=False,
+                    soft_wrap=True,
                 )
         self._bar.advance(self._task, len(records))
 
@@ -82,10 +84,16 @@ def duration(seconds: float) -> str:
 def table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Build a table; everything in it is plain text, nothing is read as markup."""
     built = Table(
-        *headers, title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=Text(title) if title else None,
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
+    for header in headers:
+        built.add_column(Text(header), overflow="fold")  # a name that is cut short cannot be copied
     for row in rows:
-        built.add_row(*(escape(cell) for cell in row))
+        built.add_row(*(Text(cell) for cell in row))
     return built
 
 

@@ -91,4 +91,5 @@ def _move_to_logits(x: Tensor, router: Tensor, logits: Tensor) -> Tensor:
     gram = W @ W.T
     ridge = 1e-9 * gram.diagonal().mean() * torch.eye(len(W), dtype=W.dtype, device=W.device)
     missing = (logits - F.linear(x, router)).double()
-    return x + (torch.linalg.solve(gram + ridge, missing.T).T @ W).to(x.dtype)
+    step: Tensor = torch.linalg.solve(gram + ridge, missing.T).T @ W
+    return x + step.to(x.dtype)

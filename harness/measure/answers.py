@@ -12,8 +12,9 @@ from harness.cases.cost import useful_flops
 from harness.layer.inputs import make_inputs
 from harness.layer.oracle import solve
 from harness.layer.weights import TORCH_DTYPES
-from harness.measure.agreement import Limit, Standard, limits_of
+from harness.measure.agreement import Standard
 from harness.measure.contestant import for_baseline
+from harness.measure.tolerances import limits_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from harness.layer.inputs import Inputs
     from harness.layer.oracle import Answer
     from harness.layer.weights import Weights
+    from harness.measure.tolerances import Limit
 
 WHOLE_CHECK_FLOPS = {"cpu": 5e10, "cuda": 1e13}
 """Above this forward work the oracle computes some tokens only: a second or two of float64 on each device."""

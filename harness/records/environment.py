@@ -24,6 +24,16 @@ class Ceilings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     seconds: float = 0.0
     idle_watts: float | None = None
 
+    def raised_by(self, other: Ceilings) -> Ceilings:
+        """Take the better of two measurements, figure by figure: a ceiling is the best that was ever seen."""
+        gemm = {
+            dtype: max(self.gemm_flops_per_second.get(dtype, 0.0), other.gemm_flops_per_second.get(dtype, 0.0))
+            for dtype in self.gemm_flops_per_second | other.gemm_flops_per_second
+        }
+        rates = ("copy_bytes_per_second", "read_bytes_per_second", "cached_read_bytes_per_second")
+        best = {name: max(getattr(self, name), getattr(other, name)) for name in rates}
+        return msgspec.structs.replace(self, **best, gemm_flops_per_second=gemm, seconds=self.seconds + other.seconds)
+
 
 class Device(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One device cases can run on. ``cache_bytes`` is the last-level cache; ``datasheet`` names the matched row."""

@@ -78,12 +78,16 @@ class BoutsJob(msgspec.Struct, tag="bouts", kw_only=True):
 
 
 class BoutOutcome(msgspec.Struct, tag="bout", kw_only=True):
-    """One bout's records, the seconds it took, and those of them spent inside measured calls."""
+    """One bout's records, the seconds it took, and those of them spent inside measured calls.
+
+    ``ceilings`` are there when the bout measured them again and found better ones.
+    """
 
     case_id: str
     records: list[Record]
     measuring_s: float
     wall_s: float
+    ceilings: Ceilings | None = None
 
 
 class ReadyOutcome(msgspec.Struct, tag="ready"):

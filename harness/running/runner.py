@@ -17,6 +17,7 @@ import msgspec
 from harness.records.record import ImplInfo, Record
 from harness.running import jobs
 from harness.running.child import KILLS_FORGIVEN, Child, Limits
+from harness.running.pacing import bout_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,15 +67,16 @@ class Runner:
         self._spent_s = 0.0
 
     def run(self, planned: Sequence[PlannedCase], budget_s: float) -> None:
-        """Measure everything, sharing the budget (seconds of bouts) evenly over what is left.
+        """Measure everything, sharing the budget (seconds of bouts) over what is left, by the size of its calls.
 
         ``planned`` names the implementations of each case that have no record yet. Cases that share a layer share a
         worker, one layer after another. Time lost to an implementation that died is not taken from the others.
         """
-        left = len(planned)
+        left = sum(bout_weights(planned, self.course.ceilings))
         for chunk in chunks(planned, one_worker=self.course.one_worker):
-            self._run_chunk(chunk, max(0.0, budget_s - self._spent_s) * len(chunk) / left)
-            left -= len(chunk)
+            weight = sum(bout_weights(chunk, self.course.ceilings))
+            self._run_chunk(chunk, max(0.0, budget_s - self._spent_s) * weight / left)
+            left -= weight
 
     def _run_chunk(self, chunk: list[PlannedCase], budget_s: float) -> None:
         """Send a chunk to workers until every implementation of every case has its record."""
@@ -99,6 +101,8 @@ class Runner:
         """Keep a finished bout. What was planned and is not in it was not there in the worker: a record says so."""
         self._spent_s += outcome.wall_s
         self.course.measuring_s += outcome.measuring_s
+        if outcome.ceilings:
+            self.course.ceilings[planned.case.device] = outcome.ceilings
         measured = {record.impl.name for record in outcome.records}
         absent = [name for name in _names(planned) if name not in measured]
         records = [

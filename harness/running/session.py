@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from harness.cases.shape import require
 from harness.records.store import RunInfo, RunStore, load_run, read_records
 from harness.running.child import Limits, available_memory_bytes
 from harness.running.machine import measure_ceilings
@@ -57,6 +58,7 @@ class Session:
             self.info.measuring_s = earlier[0] + course.measuring_s
             self.info.wall_s = earlier[1] + course.wall_s
             store.write_info(self.info)
+            store.write_environment(msgspec.structs.replace(self.machine.environment, ceilings=course.ceilings))
         return load_run(self.path)
 
     def _course(self, store: RunStore) -> Course:
@@ -85,10 +87,11 @@ def start(plan: Plan, path: Path, machine: Machine, command: str, stage_s: float
     Raises
     ------
     ValueError
-        when the directory already holds a run.
+        when the directory already holds a run, or for an impossible time limit.
     """
     if (path / "run.json").exists():
         raise ValueError(f"--out = {str(path)!r}: holds a run already; continue it with --resume {path}")
+    limits = limits_for(plan.devices, stage_s)
     info = RunInfo(
         name=path.name,
         command=command,
@@ -101,7 +104,7 @@ def start(plan: Plan, path: Path, machine: Machine, command: str, stage_s: float
     store = RunStore(path)
     store.write_environment(machine.environment)
     store.write_info(info)  # last: a directory with this file holds a run
-    return Session(path, info, machine, limits_for(plan.devices, stage_s))
+    return Session(path, info, machine, limits)
 
 
 def resume(path: Path, machine: Machine, stage_s: float) -> Session:
@@ -124,7 +127,14 @@ def resume(path: Path, machine: Machine, stage_s: float) -> Session:
 
 
 def limits_for(devices: tuple[str, ...], stage_s: float) -> Limits:
-    """Limits of a worker. Only runs on the CPU alone are bounded by the kernel: CUDA maps far more than it uses."""
+    """Limits of a worker. Only runs on the CPU alone are bounded by the kernel: CUDA maps far more than it uses.
+
+    Raises
+    ------
+    ValueError
+        for a time limit that nothing could keep.
+    """
+    require(stage_s > 0, "--timeout", stage_s, "a number of seconds above 0")
     available = available_memory_bytes()
     return Limits(stage_s, available, available if devices == ("cpu",) else 0)
 

@@ -21,6 +21,7 @@ from harness.cases.datasheet import datasheet_for
 from harness.records.record import Record, storable
 from harness.running import discovery, jobs
 from harness.running.blackbox import BlackBox
+from harness.running.pacing import bout_weights
 from harness.running.registry import registered
 
 if TYPE_CHECKING:
@@ -94,19 +95,21 @@ class Worker:
 
     def _bouts(self, job: BoutsJob, broken: dict[str, str]) -> None:
         import harness.measure.bout  # noqa: F401 (torch and all that, before the clock of the first bout starts)
+        from harness.measure.failures import is_out_of_memory
 
         self.answer(jobs.ReadyOutcome(broken))
-        left_s = job.budget_s
+        left_s, weights_of = job.budget_s, bout_weights(job.planned, job.ceilings)
         for number, planned in enumerate(job.planned):
             start = time.perf_counter()
             self.note(planned.case.case_id, SETUP_IMPL, jobs.WEIGHTS_STAGE)
             try:
                 weights = self._layer(planned.case)
-            except Exception as error:  # noqa: BLE001 (most likely memory; every implementation is told the same)
-                outcome = _without_weights(job, planned, error)
-            else:
-                share_s = left_s / (len(job.planned) - number) - (time.perf_counter() - start)
+                share_s = left_s * weights_of[number] / sum(weights_of[number:]) - (time.perf_counter() - start)
                 outcome = self._bout(job, planned, weights, max(0.0, share_s))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                outcome = _too_large(job, planned, error)
             outcome.wall_s = time.perf_counter() - start
             left_s = max(0.0, left_s - outcome.wall_s)
             self.answer(outcome)
@@ -123,6 +126,7 @@ class Worker:
     def _bout(self, job: BoutsJob, planned: PlannedCase, weights: Weights, budget_s: float) -> jobs.BoutOutcome:
         from harness.measure.bout import Bout, Surroundings
         from harness.measure.caches import cache_bytes
+        from harness.measure.ceilings import measure_ceilings
         from harness.measure.clocks import clock_for
         from harness.running.devices import board_of
 
@@ -140,6 +144,7 @@ class Worker:
             why_no_board=why_not,
             idle_watts=ceilings.idle_watts if ceilings else None,
             timed=job.timed,
+            measure_again=lambda: measure_ceilings(case.device, (case.dtype,)),
         )
         records = Bout(case, weights, around).run(_asked(planned), budget_s * 1e9)
         self.note(case.case_id, SETUP_IMPL, "writing records")
@@ -148,6 +153,7 @@ class Worker:
             records=[self._with_log(storable(record)) for record in records],
             measuring_s=around.measuring_ns / 1e9,
             wall_s=0.0,
+            ceilings=around.ceilings if around.ceilings is not ceilings else None,
         )
 
     def _with_log(self, record: Record) -> Record:
@@ -173,7 +179,8 @@ def _asked(planned: PlannedCase) -> list[Implementation]:
     return [known[name] for name in planned.implementations or () if name in known]
 
 
-def _without_weights(job: BoutsJob, planned: PlannedCase, error: Exception) -> jobs.BoutOutcome:
+def _too_large(job: BoutsJob, planned: PlannedCase, error: Exception) -> jobs.BoutOutcome:
+    """Tell every implementation of a case that its weights or inputs alone need more memory than there is."""
     from harness.measure.bout import describe
     from harness.measure.failures import explain
 
@@ -184,7 +191,7 @@ def _without_weights(job: BoutsJob, planned: PlannedCase, error: Exception) -> j
             case_id=planned.case.case_id,
             impl=describe(implementation),
             status=failure.status,
-            reason=f"the layer's weights could not be made: {failure.reason}",
+            reason=f"the case itself does not fit: {failure.reason}",
             log_tail=failure.log_tail,
             environment_id=job.environment_id,
             taken_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -17,7 +17,7 @@ from harness.running import jobs, registry
 from harness.running.machine import Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
@@ -42,6 +42,14 @@ BOUTS = """
         {between}
     self.answer(jobs.DoneOutcome())
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Workers on a busy machine: two threads that wait for each other cost a hundred times what one takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 class Site:

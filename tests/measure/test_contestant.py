@@ -1,0 +1,121 @@
+"""A contestant's calls: what they compute, what they are given, and what the contract says of the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.layer.contract import Forward, Layer, Routing
+from harness.layer.inputs import make_inputs
+from harness.layer.oracle import solve
+from harness.layer.weights import make_weights
+from harness.measure.contestant import Contestant, ContractError, check_contract
+
+
+def contestant(kit: Any, case: Any, prepare: Any = None, **given: Any) -> Contestant:
+    return Contestant(kit.implementation(prepare or kit.correct, **given), make_weights(case), case)
+
+
+@pytest.mark.parametrize("pass_", ["forward", "training"])
+@pytest.mark.parametrize("scope", ["experts", "layer"])
+@pytest.mark.parametrize("family", ["loop", "dense"])
+def test_a_call_gives_y_and_every_gradient_of_its_scope(kit: Any, family: str, scope: str, pass_: str) -> None:
+    shared = {"shared_experts": 1, "shared_hidden": 8, "shared_gated": True} if scope == "layer" else {}
+    case = kit.case(dtype="fp32", pass_=pass_, scope=scope, **shared)
+    one = contestant(kit, case, kit.plain_ffn if family == "dense" else kit.correct, family=family)
+    inputs = make_inputs(case, one.weights, 0)
+    call = one.call(inputs)
+    outputs = call.outputs(call())
+    expected = solve(one.weights, case, call.inputs if family == "dense" else inputs, torch.float64, baseline=one.is_baseline)
+    assert set(outputs) == set(expected.tensors)
+    for name, truth in expected.tensors.items():
+        assert torch.allclose(outputs[name].double(), truth.double(), rtol=1e-3, atol=1e-4), name
+        assert not outputs[name].requires_grad
+
+
+def test_a_forward_pass_keeps_no_graph_and_training_piles_nothing_up(kit: Any) -> None:
+    forward = contestant(kit, kit.case())
+    assert forward.call(make_inputs(forward.case, forward.weights, 0))()[0].grad_fn is None
+    training = contestant(kit, kit.case(pass_="training"))
+    inputs = make_inputs(training.case, training.weights, 0)
+    first, second = training.call(inputs)(), training.call(inputs)()
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(parameter.grad is None for parameter in training.weights.parameters().values())
+
+
+def test_the_halves_of_a_training_call_make_the_whole(kit: Any) -> None:
+    one = contestant(kit, kit.case(pass_="training"))
+    call = one.call(make_inputs(one.case, one.weights, 0))
+    y = call.forward_only()
+    assert all(torch.equal(a, b) for a, b in zip((y, *call.backward(y)), call(), strict=True))
+
+
+def test_a_gradient_that_is_missing_counts_as_zero(kit: Any) -> None:
+    def prepare(layer: Layer) -> Forward:
+        return lambda x, routing: kit.experts(layer, x, Routing(routing.expert_ids, routing.weights.detach()))
+
+    one = contestant(kit, kit.case(pass_="training"), prepare)
+    call = one.call(make_inputs(one.case, one.weights, 0))
+    outputs = call.outputs(call())
+    assert outputs["weights"].shape == (12, 2)
+    assert not outputs["weights"].any()
+
+
+def test_in_scope_layer_the_routing_is_the_routers_own_affair(kit: Any) -> None:
+    given: list[Routing] = []
+
+    def prepare(layer: Layer) -> Forward:
+        def forward(x: Tensor, routing: Routing) -> Tensor:
+            given.append(routing)
+            return kit.experts(layer, x, routing)
+
+        return forward
+
+    one = contestant(kit, kit.case(scope="layer"), prepare)
+    inputs = make_inputs(one.case, one.weights, 0)
+    call = one.call(inputs)
+    call()
+    assert call.inputs.routing.expert_ids.numel() == 0
+    assert torch.equal(given[0].expert_ids, inputs.routing.expert_ids)
+
+
+def test_the_baseline_sends_every_token_through_the_first_k_experts(kit: Any) -> None:
+    one = contestant(kit, kit.case(), family="dense")
+    routing = one.call(make_inputs(one.case, one.weights, 0)).inputs.routing
+    assert routing.expert_ids.tolist() == [[0, 1]] * 12
+    assert routing.weights.tolist() == [[1.0, 1.0]] * 12
+
+
+class Odd(Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("y", "says"),
+    [
+        (None, "returned NoneType, the contract asks for a torch.Tensor"),
+        ([1.0], "returned list, the contract asks for a torch.Tensor"),
+        (torch.zeros(3, 4).as_subclass(Odd), "returned Odd, the contract asks for a torch.Tensor"),
+        (torch.nn.Parameter(torch.zeros(3, 4)), "returned Parameter, the contract asks for a torch.Tensor"),
+        (torch.zeros(4, 3), r"returned shape \(4, 3\), the contract asks for \(3, 4\)"),
+        (torch.zeros(3, 4, dtype=torch.float64), "returned dtype torch.float64, the contract asks for torch.float32"),
+        (torch.zeros(3, 4, device="meta"), "returned device meta, the contract asks for cpu"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_breaks_the_contract_is_named(y: Any, says: str) -> None:
+    with pytest.raises(ContractError, match=says):
+        check_contract(y, torch.zeros(3, 4))
+
+
+def test_what_keeps_the_contract_passes() -> None:
+    check_contract(torch.ones(4, 3).T, torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("pass_", ["forward", "training"])
+def test_an_implementation_that_returns_nothing_is_told_so(kit: Any, pass_: str) -> None:
+    with pytest.raises(ContractError, match="returned NoneType"):
+        kit.admit(lambda _layer: lambda _x, _routing: None, kit.case(pass_=pass_))

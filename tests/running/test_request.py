@@ -1,0 +1,121 @@
+"""The words of the command line become a plan, or one line that says what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.running import request
+from harness.running.request import Request, available_memory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SUITE = """
+    [suite]
+    name = "mine"
+    description = "what for"
+    budget = "90s"
+
+    [[sweep]]
+    hidden = [32, 64]
+    expert_hidden = 16
+    experts = 4
+    top_k = 2
+    tokens = 8
+    dtype = "fp32"
+
+    [[case]]
+    hidden = 32
+    expert_hidden = 16
+    experts = 4
+    top_k = 2
+    tokens = 9
+    implementation = ["loop"]
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    (tmp_path / "mine.toml").write_text(SUITE)
+    return str(tmp_path / "mine.toml")
+
+
+@pytest.fixture
+def machine(plans: Any) -> Any:
+    return plans.machine("einsum", "loop", devices=("cpu", "cuda:0"))
+
+
+def test_a_suite_is_planned_for_the_best_device(suite: str, machine: Any) -> None:
+    plan = Request(suite).plan(machine)
+    assert (plan.suite, plan.description, plan.budget_s) == ("mine", "what for", 90.0)
+    assert plan.devices == ("cuda:0",)
+    assert [(one.case.traffic.tokens, one.implementations) for one in plan.planned] == [
+        (8, ("einsum", "loop")), (8, ("einsum", "loop")), (9, ("loop",)),
+    ]  # fmt: skip
+
+
+def test_options_replace_what_the_suite_says(suite: str, machine: Any) -> None:
+    plan = Request(suite, impl="einsum", device="cpu", budget="2m", overrides=("tokens=1,2", "dtype=bf16")).plan(
+        machine
+    )
+    assert plan.budget_s == 120.0
+    assert plan.devices == ("cpu",)
+    assert {one.implementations for one in plan.planned} == {("einsum",)}
+    assert {one.case.dtype for one in plan.planned} == {"bf16"}
+    assert sorted(one.case.traffic.tokens for one in plan.planned) == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("device", "name"), [("", "reference"), ("cpu", "quick"), ("cuda:0", "reference")])
+def test_auto_is_what_the_device_is_good_for(machine: Any, device: str, name: str) -> None:
+    assert Request("auto", device=device)._suite_name(machine) == name
+
+
+def test_auto_without_a_gpu(plans: Any) -> None:
+    assert Request("auto")._suite_name(plans.machine("loop")) == "quick"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"suite": "nosuch"}, "suite = 'nosuch': a TOML file, or the name of a shipped suite"),
+        ({"impl": "nope"}, "--impl = 'nope': one of einsum, loop"),
+        ({"impl": "loop,"}, "--impl = '': one of einsum, loop"),
+        ({"device": "tpu"}, "device = 'tpu'"),
+        ({"device": "cuda:7"}, "device = 'cuda:7': one of cpu, cuda:0"),
+        ({"budget": "soon"}, "budget = 'soon': a time above 0 such as 90s"),
+        ({"overrides": ("tokens=-1",)}, "tokens = -1"),
+        ({"overrides": ("tokens",)}, "tokens"),
+        ({"overrides": ("sigma=3",)}, "sigma = '3': not a key of a sweep"),
+        ({"model": "/nowhere/config.json"}, "/nowhere/config.json: cannot be read"),
+    ],
+    ids=str,
+)
+def test_bad_words_are_said_in_one_line(suite: str, machine: Any, words: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the whole message is looked at below)
+        Request(**({"suite": suite} | words)).plan(machine)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_of_the_suite_name_its_file_and_those_of_options_do_not(suite: str, machine: Any) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the whole message is looked at below)
+        Request(suite, impl="nope").plan(machine)
+    assert "mine.toml" not in str(caught.value)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the whole message is looked at below)
+        Request(suite, overrides=("implementation=nope",)).plan(machine)
+    assert "mine.toml: implementation = 'nope'" in str(caught.value)
+
+
+def test_a_case_too_large_for_its_device_is_refused(suite: str, machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "available_memory_bytes", lambda: 10_000)
+    with pytest.raises(ValueError, match="too large for memory: case needs"):
+        Request(suite, device="cpu").plan(machine)
+    assert Request(suite, device="cuda").plan(machine).devices == ("cuda:0",)
+
+
+def test_memory_is_what_is_free_here_and_most_of_a_gpu(plans: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "available_memory_bytes", lambda: 5)
+    machine = plans.machine("loop", devices=("cpu", "cuda:0", "cuda:1"))
+    assert available_memory(machine) == {"cpu": 5, "cuda:0": int(0.9 * (1 << 34)), "cuda:1": int(0.9 * (1 << 34))}

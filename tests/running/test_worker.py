@@ -1,0 +1,106 @@
+"""The worker's own parts, in this process: what it announces, what it adds to records, whom it belongs to."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.records.record import ImplInfo, Record
+from harness.running import blackbox, jobs, worker
+from harness.running.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Worker]:
+    (tmp_path / jobs.LOG).touch()
+    worker_here = Worker(tmp_path)
+    yield worker_here
+    worker_here._log.close()
+
+
+def say(one: Worker, text: str) -> None:
+    """What a worker prints ends in its log."""
+    with (one.folder / jobs.LOG).open("a") as log:
+        log.write(text)
+
+
+def record(plans: Any, name: str, status: Any = "error", log_tail: str = "Traceback") -> Record:
+    case = plans.case()
+    return Record(
+        case=case,
+        case_id=case.case_id,
+        impl=ImplInfo(name=name, family="peer"),
+        status=status,
+        reason="it raised",
+        log_tail=log_tail,
+        environment_id="e",
+    )
+
+
+def test_announcements_say_where_the_log_stands(one: Worker) -> None:
+    say(one, "12345")
+    one.note("case", "a", "gate")
+    last = blackbox.read(one.folder / jobs.BLACK_BOX)
+    assert (last.case_id, last.impl, last.stage, last.log_offset) == ("case", "a", "gate", 5)
+
+
+def test_failures_carry_what_was_printed_before_them(one: Worker, plans: Any) -> None:
+    say(one, "nobody's\n")
+    for name in ("a", "b", "a"):
+        one.note("case", name, "gate")
+        say(one, f"{name} speaks\n")
+    one.note("case", "", "writing records")
+    assert one._with_log(record(plans, "a")).log_tail == "a speaks\na speaks\nTraceback"
+    assert one._with_log(record(plans, "b", "ok", "")).log_tail == ""
+    assert one._with_log(record(plans, "c")).log_tail == "Traceback"
+    assert one._with_log(record(plans, "a")).log_tail == "Traceback", "of another bout"
+
+
+def test_long_output_leaves_the_end(one: Worker, plans: Any) -> None:
+    for number in range(3):
+        one.note("case", "a", f"round {number}")
+        say(one, f"{number}" * 3 * jobs.LOG_TAIL_BYTES)
+    one.note("case", "", "writing records")
+    tail = one._with_log(record(plans, "a")).log_tail
+    assert tail == "2" * (jobs.LOG_TAIL_BYTES - len("Traceback")) + "Traceback"
+
+
+def test_outcomes_are_numbered(one: Worker) -> None:
+    one.answer(jobs.ReadyOutcome())
+    one.answer(jobs.DoneOutcome())
+    assert list(jobs.outcomes_from(one.folder, 0)) == [jobs.ReadyOutcome(), jobs.DoneOutcome()]
+
+
+def test_a_job_ends_with_done(one: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "_ceilings", lambda self, job: self.answer(jobs.ReadyOutcome()))
+    one.do(jobs.CeilingsJob(device="cpu", dtypes=("fp32",)))
+    assert list(jobs.outcomes_from(one.folder, 0)) == [jobs.ReadyOutcome(), jobs.DoneOutcome()]
+
+
+def test_a_worker_without_its_parent_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "not linux")  # whose kernel would be told to end this process
+    monkeypatch.setenv(jobs.PARENT_VARIABLE, str(os.getppid()))
+    worker.die_with_parent()
+    monkeypatch.setenv(jobs.PARENT_VARIABLE, "1" if os.getppid() != 1 else "2")
+    with pytest.raises(SystemExit, match="the parent is gone"):
+        worker.die_with_parent()
+
+
+def test_without_a_limit_none_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: pytest.fail("a limit was set"))
+    monkeypatch.delenv(jobs.DATA_VARIABLE, raising=False)
+    worker.limit_memory()
+    monkeypatch.setenv(jobs.DATA_VARIABLE, "0")
+    worker.limit_memory()
+
+
+def test_the_job_planned_for_nobody_known_measures_nobody(plans: Any) -> None:
+    assert worker._asked(plans.planned(names=("nobody.knows.me",))) == []

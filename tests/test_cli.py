@@ -1,0 +1,421 @@
+"""The command from the outside: exit codes, one line for bad input, JSON, Ctrl-C. Most of it runs no worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness import cli
+from harness.records.store import RECORDS, load_run, read_records
+from harness.running import machine as machine_module
+from harness.running.machine import Machine, MachineError, look_around
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+NO_TORCH = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "impls", "transformers"}:
+            raise ImportError(f"the parent imported {name}")
+sys.meta_path.insert(0, Refuse())
+from harness import cli
+"""
+
+
+def moebench(*words: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def without_torch(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", NO_TORCH + code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Workers on a busy machine: two threads that wait for each other cost a hundred times what one takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    """This machine, looked at once."""
+    return look_around()
+
+
+@pytest.fixture
+def main(machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Main:
+    return Main(machine, monkeypatch, capfd)
+
+
+class Main:
+    """Runs the command in this process, without looking at the machine again."""
+
+    def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._patch = monkeypatch
+        self._capfd = capfd
+        monkeypatch.setattr(machine_module, "look_around", lambda: machine)
+
+    def __call__(self, *words: str | Path) -> tuple[int, str, str]:
+        self._patch.setattr(sys, "argv", ["moebench", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        sys.stdout.flush()
+        out, err = self._capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+
+def test_help_needs_no_torch() -> None:
+    done = without_torch("sys.argv = ['moebench', '--help']\ncli.main()")
+    assert done.returncode == 0, done.stderr
+    for command in ("list", "plan", "run", "validate", "report", "doctor"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["list", "plan", "run", "validate", "report", "doctor"])
+def test_every_command_has_help(main: Main, command: str) -> None:
+    code, out, _ = main(command, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+@pytest.mark.parametrize("what", ["suites", "presets", "traffic", "routers"])
+def test_lists_of_data_need_no_torch(what: str) -> None:
+    code = f"sys.argv = ['moebench', 'list', {what!r}, '--json']\ncli.main()"
+    done = without_torch(code)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) >= 3
+
+
+def test_the_library_s_face_needs_no_torch() -> None:
+    done = without_torch("assert 'torch' not in sys.modules and cli.app")
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_words_show_help(main: Main) -> None:
+    code, out, err = main()
+    assert code in {0, 2}
+    assert "Usage" in out + err
+
+
+@pytest.mark.parametrize("what", ["implementations", "suites", "presets", "traffic", "routers"])
+def test_lists_as_json_and_as_tables_say_the_same(main: Main, what: str) -> None:
+    code, out, _ = main("list", what, "--json")
+    rows = json.loads(out)
+    assert code == 0
+    code, table, _ = main("list", what)
+    assert code == 0
+    squeezed = re.sub(r"\s+", "", table)
+    for row in rows:
+        assert next(iter(row.values()))[:6] in squeezed
+
+
+def test_the_list_of_implementations(main: Main) -> None:
+    rows = json.loads(main("list", "--json")[1])
+    by_name = {row["name"]: row for row in rows}
+    assert {"loop", "grouped", "dense", "fused"} <= set(by_name)
+    assert by_name["loop"]["from"] == "impls.loop"
+    assert by_name["loop"]["family"] == "loop"
+
+
+def test_plan_as_json(main: Main) -> None:
+    code, out, _ = main("plan", "tiny", "--impl", "loop,dense", "--budget", "9s", "--set", "tokens=4", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert (plan["suite"], plan["budget_s"]) == ("tiny", 9.0)
+    assert plan["expected_s"] > 9.0
+    assert len(plan["cases"]) == 2
+    for case in plan["cases"]:
+        assert case["implementations"] == ["dense", "loop"] or case["implementations"] == ["loop", "dense"]
+        assert case["case"]["traffic"]["tokens"] == 4
+        assert case["memory_bytes"] > 0
+        assert len(case["case_id"]) == 12
+
+
+def test_plan_as_a_table(main: Main) -> None:
+    code, out, _ = main("plan", "tiny")
+    assert code == 0
+    assert "3 cases, at most about" in out
+
+
+BAD = [
+    (["run", "nosuch"], "suite = 'nosuch'"),
+    (["plan", "nosuch"], "suite = 'nosuch'"),
+    (["run", "tiny", "--impl", "nope"], "--impl = 'nope': one of batched, dense"),
+    (["run", "tiny", "--device", "tpu"], "device = 'tpu'"),
+    (["run", "tiny", "--device", "cuda:77"], "device = 'cuda:77'"),
+    (["run", "tiny", "--device", "tpu", "--impl", "nope"], "--impl = 'nope'"),
+    (["run", "tiny", "--budget", "soon"], "budget = 'soon'"),
+    (["run", "tiny", "--set", "tokens=none"], "tokens = 'none'"),
+    (["run", "tiny", "--set", "colour=blue"], "colour = 'blue'"),
+    (["run", "tiny", "--model", "/nowhere.json"], "/nowhere.json: cannot be read"),
+    (["run", "tiny", "--set", "tokens=99999999999"], "too large for memory"),
+    (["run", "--resume", "/nowhere/at/all"], "/nowhere/at/all/run.json: No such file"),
+    (["run", "--resume", "/dev/null"], "/dev/null/run.json: Not a directory"),
+    (["run", "tiny", "--out", "/dev/null"], "/dev/null: cannot hold a run"),
+    (["list", "colours"], "list 'colours': one of implementations, suites"),
+    (["validate", "--impl", "nope"], "--impl = 'nope'"),
+    (["validate", "--device", "tpu"], "device = 'tpu'"),
+    (["report", "/nowhere", "--out", "/tmp/unused"], "/nowhere/run.json: No such file"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_line_and_exit_code_2(main: Main, words: list[str], message: str) -> None:
+    code, out, err = main(*words)
+    lines = [line for line in err.splitlines() if line and not re.match(r"\d+ cases, at most about", line)]
+    assert code == cli.BAD_INPUT
+    assert out == ""
+    assert len(lines) == 1
+    assert lines[0].startswith("moebench: ")
+    assert message in lines[0]
+
+
+def test_a_bad_suite_names_file_key_and_what_is_allowed(main: Main, tmp_path: Path) -> None:
+    suite = tmp_path / "mine.toml"
+    suite.write_text(
+        '[suite]\nname = "mine"\n[[sweep]]\nhidden = 32\nexpert_hidden = 16\nexperts = 4\ntop_k = 9\ntokens = 1\n'
+    )
+    code, _, err = main("run", suite, "--out", tmp_path / "run")
+    assert code == cli.BAD_INPUT
+    assert re.search(r"mine\.toml: sweep 1: top_k = 9: at most experts = 4", err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_option_is_exit_code_2(main: Main) -> None:
+    code, _, err = main("run", "tiny", "--bogus")
+    assert code == 2
+    assert "--bogus" in err
+
+
+def test_a_machine_that_cannot_measure_is_exit_code_3(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Machine:
+        raise MachineError("the worker died while looking for devices")
+
+    monkeypatch.setattr(machine_module, "look_around", fail)
+    code, _, err = main("run", "tiny")
+    assert code == cli.NOTHING
+    assert "the worker died while looking for devices" in err
+    assert "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One small case measured from start to end."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    words = (
+        "tiny",
+        "--set",
+        "tokens=4",
+        "--set",
+        "pass=forward",
+        "--set",
+        "scope=experts",
+        "--impl",
+        "loop,dense,fused",
+    )
+    return out, moebench("run", *words, "--budget", "1s", "--out", out)
+
+
+def test_a_run_from_start_to_end(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, done = finished
+    assert done.returncode == cli.DONE, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "after start-up was spent measuring" in done.stdout
+    assert (out / "report.md").exists()
+    run = load_run(out)
+    assert {record.impl.name: record.status for record in run.records} == {
+        "loop": "ok", "dense": "ok", "fused": "unsupported",
+    }  # fmt: skip
+    assert run.info.command.startswith("moebench run tiny --set")
+
+
+def test_a_directory_that_holds_a_run_is_refused(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], main: Main
+) -> None:
+    code, _, err = main("run", "tiny", "--out", finished[0])
+    assert code == cli.BAD_INPUT
+    assert "holds a run already; continue it with --resume" in err
+
+
+def test_a_finished_run_can_be_resumed_and_reported(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], main: Main, tmp_path: Path
+) -> None:
+    before = read_records(finished[0])
+    code, out, err = main("run", "--resume", finished[0])
+    assert (code, "Traceback" in err) == (cli.DONE, False)
+    assert "Report: " in out
+    assert read_records(finished[0]) == before
+    code, out, _ = main("report", finished[0], "--out", tmp_path / "report")
+    assert code == cli.DONE
+    assert (tmp_path / "report" / "report.md").exists()
+
+
+def test_a_torn_line_is_mentioned_by_the_report(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], main: Main, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("run.json", "environment.json", RECORDS):
+        (copy / name).write_bytes((finished[0] / name).read_bytes())
+    with (copy / RECORDS).open("ab") as file:
+        file.write(b'{"case":')
+    code, _, err = main("report", copy, "--out", tmp_path / "report")
+    assert code == cli.DONE
+    assert "the last line of records.jsonl is torn and was skipped" in err
+
+
+@pytest.mark.slow
+def test_an_implementation_that_is_always_refused_measures_nothing(tmp_path: Path) -> None:
+    done = moebench("run", "tiny", "--set", "tokens=4", "--impl", "fused", "--budget", "1s", "--out", tmp_path / "run")
+    assert done.returncode == cli.NOTHING
+    assert "nothing was measured" in done.stderr
+    assert {record.status for record in read_records(tmp_path / "run")[0]} == {"unsupported"}
+
+
+THEIRS = """
+import os
+from harness import implementation
+
+@implementation("theirs", family="peer", devices=("cpu",), dtypes=("fp32",))
+def theirs(layer):
+    "One multiplication too few."
+    return lambda x, routing: x
+
+@implementation("falls", family="peer", devices=("cpu",), dtypes=("fp32",))
+def falls(layer):
+    "Takes the worker with it."
+    os._exit(3)
+"""
+
+
+@pytest.fixture(scope="module")
+def third_party(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A package of somebody else, installed in a folder on the path; returns the environment that has it."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "theirs.py").write_text(THEIRS)
+    (site / "theirs-1.0.dist-info").mkdir()
+    (site / "theirs-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (site / "theirs-1.0.dist-info" / "entry_points.txt").write_text("[moebench.impls]\ntheirs = theirs\n")
+    return {**os.environ, "PYTHONPATH": str(site)}
+
+
+@pytest.mark.slow
+def test_a_third_partys_package_is_listed(third_party: dict[str, str]) -> None:
+    done = moebench("list", "--json", env=third_party)
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["theirs"]["from"] == "theirs"
+    assert rows["theirs"]["what it does"] == "One multiplication too few."
+    assert "loop" in rows
+
+
+@pytest.mark.slow
+def test_a_third_partys_package_is_validated(third_party: dict[str, str]) -> None:
+    done = moebench("validate", "--impl", "theirs", "--json", env=third_party)
+    rows = json.loads(done.stdout)
+    assert done.returncode == cli.FAILURES
+    assert {row["implementation"] for row in rows} == {"theirs"}
+    (checked,) = (row for row in rows if (row["dtype"], row["pass"]) == ("fp32", "forward"))
+    assert checked["failed"] > 0
+    assert all(row["unsupported"] == row["cases"] for row in rows if row is not checked)
+
+
+@pytest.mark.slow
+def test_a_third_partys_package_is_run_and_its_failures_make_exit_code_1(
+    third_party: dict[str, str], tmp_path: Path
+) -> None:
+    words = ("tiny", "--set", "tokens=4", "--set", "pass=forward", "--set", "scope=experts", "--budget", "1s")
+    done = moebench("run", *words, "--impl", "loop,theirs,falls", "--out", tmp_path / "run", env=third_party)
+    found = {record.impl.name: record for record in read_records(tmp_path / "run")[0]}
+    assert done.returncode == cli.FAILURES, done.stderr
+    assert {name: record.status for name, record in found.items()} == {
+        "loop": "ok", "theirs": "disagrees", "falls": "crashed",
+    }  # fmt: skip
+    assert "disagrees theirs on" in done.stderr
+    assert "the process exited with code 3" in done.stderr
+
+
+def interrupted(out: Path, when: str) -> subprocess.CompletedProcess[str]:
+    """Start a run of some minutes and send Ctrl-C once this file is there."""
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "run",
+        "tiny",
+        "--impl",
+        "loop,dense",
+        "--budget",
+        "5m",
+        "--out",
+        str(out),
+    ]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 120
+        while not (out / when).exists() and parent.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        parent.send_signal(signal.SIGINT)
+        said = parent.communicate(timeout=60)
+    finally:
+        parent.kill()
+    return subprocess.CompletedProcess(command, parent.returncode, *said)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path) -> None:
+    done = interrupted(tmp_path / "run", RECORDS)
+    assert done.returncode == cli.INTERRUPTED
+    assert f"moebench run --resume {tmp_path / 'run'}" in done.stderr
+    assert "Traceback" not in done.stderr
+    run = load_run(tmp_path / "run")
+    assert run.torn_lines == 0
+    assert 1 <= len(run.records) < 6
+    assert run.info.finished_at is None
+    assert run.info.wall_s > 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_anything_is_measured(tmp_path: Path) -> None:
+    done = interrupted(tmp_path / "run", "run.json")
+    assert done.returncode == cli.INTERRUPTED
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_looking_at_the_machine(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> Machine:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine_module, "look_around", interrupt)
+    assert main("run", "tiny")[0] == cli.INTERRUPTED
+
+
+@pytest.mark.slow
+def test_doctor_says_what_can_be_measured(main: Main) -> None:
+    code, out, _ = main("doctor")
+    assert code == 0
+    assert "cpu" in out.lower()
+    code, out, _ = main("doctor", "--json")
+    said = json.loads(out)
+    assert code == 0
+    assert {"environment", "findings"} == set(said)
+    assert {finding["status"] for finding in said["findings"]} <= {"ok", "limited", "missing"}
