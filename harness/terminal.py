@@ -40,6 +40,7 @@ class Bar:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=err,
             speed_estimate_period=600,
+            refresh_per_second=4,  # whoever draws takes time from whoever is measured
             transient=True,
         )
         pairs = sum(len(one.implementations or ()) for one in planned)

@@ -44,13 +44,14 @@ class Answers:
     def __init__(self, case: Case, weights: Weights) -> None:
         self.case = case
         self.weights = weights
-        self.draw = functools.lru_cache(maxsize=2)(functools.partial(make_inputs, case, weights))
+        self.draw = functools.lru_cache(maxsize=2)(self.fresh)
         self._standards: dict[tuple[int, bool], Standard] = {}
         self._limits: dict[bool, dict[str, Limit]] = {}
 
     def fresh(self, draw: int) -> Inputs:
         """Make the inputs of a draw, for a timed call: they are not kept."""
-        return make_inputs(self.case, self.weights, draw)
+        with torch.no_grad():  # in scope layer x is made with the router's matrix, which training differentiates
+            return make_inputs(self.case, self.weights, draw)
 
     def prepare(self, *, baseline: bool) -> None:
         """Compute what the gate needs, so that no answer waits for its judgement."""

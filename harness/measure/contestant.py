@@ -153,5 +153,14 @@ def check_contract(y: object, x: Tensor) -> None:
             raise ContractError(f"returned {word} {got}, the contract asks for {asked}")
 
 
+def check_own_memory(y: Tensor, inputs: Inputs, weights: Weights) -> None:
+    """Raise ``ContractError`` when y lies in memory that the implementation was only lent."""
+    lent = {"x": inputs.x, "dy": inputs.dy, "routing weights": inputs.routing.weights, **weights.parameters()}
+    address = y.untyped_storage().data_ptr()
+    for name, tensor in lent.items():
+        if tensor is not None and tensor.untyped_storage().data_ptr() == address != 0:
+            raise ContractError(f"returned the memory of {name}, the contract asks for a tensor of its own")
+
+
 def _not_a_tensor(y: object) -> str:
     return f"returned {type(y).__name__}, the contract asks for a torch.Tensor"

@@ -78,6 +78,7 @@ def measure_errors(
     root mean square. The whole's is relative to its norm, or to ``least_norm`` where that is larger (a row's to its
     share of that). ``keep`` (rows,) leaves rows out, though not their NaN.
     """
+    got, truth = got.detach(), truth.detach()
     rows, width = len(truth), truth[0].numel() if len(truth) else 0
     sums = _Sums(*torch.zeros(2, rows, dtype=torch.float64), *torch.zeros(2, width * columns, dtype=torch.float64))
     step = max(1, BLOCK_ELEMENTS // max(1, width))

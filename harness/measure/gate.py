@@ -9,7 +9,7 @@ import torch
 
 from harness.measure.agreement import judge
 from harness.measure.answers import Answers
-from harness.measure.contestant import Contestant, check_contract
+from harness.measure.contestant import Contestant, check_contract, check_own_memory
 from harness.measure.poison import poisoned
 from harness.measure.tampering import changed_inputs, changed_weights, fingerprint, overwrite, restore_weights
 from harness.records.record import Agreement
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness.measure.clocks import Clock
     from harness.measure.contestant import Outputs
 
-SLOW_NS = 1e9
+SLOW_NS = 0.3e9
 """A call longer than this is not repeated to see whether its answers are always the same."""
 
 
@@ -139,6 +139,7 @@ class Examiner:
         clock.synchronise()
         sample = clock.time([call])
         check_contract(sample.result[0], inputs.x)
+        check_own_memory(sample.result[0], inputs, self.weights)
         y = sample.result[0].detach().clone()
         return Asked({**call.outputs(sample.result), "y": y}, sample.wall_ns)
 

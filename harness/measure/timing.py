@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from harness.measure.contestant import ContractError, check_contract
+from harness.measure.contestant import ContractError, check_contract, check_own_memory
 from harness.measure.gate import DisagreementError
 from harness.measure.rounds import Entry, rules_for, run_rounds, warm_up
 from harness.measure.spotcheck import Kept, SpotCheck
@@ -127,15 +128,18 @@ class TimedSection:
         return Lent(inputs, versions(inputs))
 
     def _seen(self, entry: Entry, draw: int, inputs: Sequence[Lent], result: tuple[Any, ...]) -> None:
-        """Look at a timed call's result: its inputs are as they were, it keeps the contract, and it may be kept."""
+        """Look at a timed call's result: inputs are as they were, it keeps the contract, and it may be kept."""
         if any(versions(one.inputs) != one.versions for one in inputs):
             tampered = Agreement(passed=False, rule="a timed call changed its inputs")
             raise DroppedError(entry.owner, DisagreementError(tampered))
+        y, last = result[0], inputs[-1].inputs
         try:
-            check_contract(result[0], inputs[-1].inputs.x)
+            check_contract(y, last.x)
+            check_own_memory(y, last, self.examiner.weights)
         except ContractError as error:
             raise DroppedError(entry.owner, error) from None
-        self._spot.see(entry.owner, draw + FIRST_TIMED_DRAW, result[0])
+        self._spot.see(entry.owner, draw + FIRST_TIMED_DRAW, y)
+        y.detach().fill_(math.nan)  # the next one may get this memory, and must not find the answer in it
 
     def _work_of(self, admission: Admission) -> Traversed:
         return self._traversed.of_baseline() if admission.contestant.is_baseline else self._traversed

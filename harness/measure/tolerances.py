@@ -25,8 +25,8 @@ FLOORS = {"bf16": 3.0, "fp16": 3.0, "fp32": 16.0}
 LINE_FLOORS = {"bf16": 8.0, "fp16": 8.0, "fp32": 64.0}
 """The same for the worst row and column."""
 GRADIENT_SLACK = 2.0
-ROUTER_GRADIENT_FLOOR = 3e-2
-"""In 16 bit, for the gradients of router and routing weights: dot products of two rounded vectors."""
+ROUTER_FLOORS = {"bf16": 3e-2, "fp16": 3e-2, "fp32": 32 * UNIT_ROUNDOFF["fp32"]}
+"""Not in roundings: for the gradients of router and routing weights, which are dot products of rounded vectors."""
 CANCELLED = {"bf16": 2.0**-14, "fp16": 2.0**-14, "fp32": 2.0**-4}
 """Share of its natural size below which a router gradient counts as cancelled: of one renormalised expert the softmax's
 Jacobian leaves nothing but float32 rounding, seen up to 2**-20."""
@@ -97,11 +97,9 @@ def _floors(case: Case, name: str) -> tuple[float, float]:
     """Return the least limits of a tensor, whole and by line, before slack."""
     shape, u = case.shape, UNIT_ROUNDOFF[case.dtype]
     rel, line = FLOORS[case.dtype] * u, LINE_FLOORS[case.dtype] * u
-    if case.dtype == "fp32":
-        return rel, line
     if name in {"router", "weights"}:
-        return max(rel, ROUTER_GRADIENT_FLOOR), max(line, 4 * ROUTER_GRADIENT_FLOOR)
-    if shape.activation in KINKED and name != "y":
+        return ROUTER_FLOORS[case.dtype], 4 * ROUTER_FLOORS[case.dtype]
+    if shape.activation in KINKED and name != "y" and case.dtype != "fp32":
         flip = min(MOST_KINK, KINK / math.sqrt(shape.active_experts * shape.expert_hidden))
         return max(rel, flip / math.sqrt(max(1, case.traffic.tokens))), max(line, flip)
     return rel, line

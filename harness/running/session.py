@@ -12,6 +12,7 @@ from harness.cases.shape import require
 from harness.records.store import RunInfo, RunStore, load_run, read_records
 from harness.running.child import Limits, available_memory_bytes
 from harness.running.machine import measure_ceilings
+from harness.running.pacing import bout_weights
 from harness.running.plan import remaining
 from harness.running.runner import Course, Runner
 
@@ -50,7 +51,8 @@ class Session:
         runner = Runner(course, store.append, progress)
         earlier = self.info.measuring_s, self.info.wall_s
         to_do = self.to_do()
-        budget_s = (self.info.budget_s or 0.0) * len(to_do) / max(1, len(self.info.plan))
+        left, whole = (sum(bout_weights(part, course.ceilings)) for part in (to_do, self.info.plan))
+        budget_s = (self.info.budget_s or 0.0) * left / whole if whole else 0.0
         try:
             runner.run(to_do, budget_s)
             self.info.finished_at = now()

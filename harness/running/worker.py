@@ -148,6 +148,8 @@ class Worker:
         )
         records = Bout(case, weights, around).run(_asked(planned), budget_s * 1e9)
         self.note(case.case_id, SETUP_IMPL, "writing records")
+        if around.ceilings is not None:
+            job.ceilings[case.device] = around.ceilings  # what was found better holds for the bouts to come
         return jobs.BoutOutcome(
             case_id=case.case_id,
             records=[self._with_log(storable(record)) for record in records],

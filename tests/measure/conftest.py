@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,7 +20,9 @@ from harness.layer.weights import Weights, make_weights
 from harness.measure.bout import Bout, Surroundings
 from harness.measure.clocks import Sample
 from harness.measure.gate import Admission, DisagreementError, Examiner
-from harness.records.record import Record
+
+if TYPE_CHECKING:
+    from harness.records.record import Record
 
 Prepare = Callable[[Layer], Forward]
 
@@ -72,7 +74,7 @@ def plain_ffn(layer: Layer) -> Forward:
     def forward(x: Tensor, routing: Routing) -> Tensor:
         k = layer.shape.active_experts
         ids = torch.arange(k, device=x.device).expand(len(x), k)
-        return experts(layer, x, Routing(ids, torch.ones(len(x), k)))
+        return experts(layer, x, Routing(ids, torch.ones(len(x), k, device=x.device)))
 
     return forward
 
@@ -83,14 +85,14 @@ class Kit:
 
     clock: FakeClock = field(default_factory=FakeClock)
     notes: list[tuple[str, str]] = field(default_factory=list)
-    correct: Prepare = staticmethod(correct)
-    plain_ffn: Prepare = staticmethod(plain_ffn)
-    experts: Callable[[Layer, Tensor, Routing], Tensor] = staticmethod(experts)
+    correct: Prepare = correct
+    plain_ffn: Prepare = plain_ffn
+    experts: Callable[[Layer, Tensor, Routing], Tensor] = experts
 
     def case(self, tokens: int = 12, **given: Any) -> Case:
         """A small case; keys of Shape, Router, Traffic and Case in one list."""
-        sizes = {"hidden": 32, "expert_hidden": 24, "experts": 4, "top_k": 2}
-        router = {"kind": given.pop("router", "softmax")}
+        sizes: dict[str, Any] = {"hidden": 32, "expert_hidden": 24, "experts": 4, "top_k": 2}
+        router: dict[str, Any] = {"kind": given.pop("router", "softmax")}
         router |= {key: given.pop(key) for key in list(given) if key in Router.__struct_fields__}
         traffic = {key: given.pop(key) for key in ("spread", "seed") if key in given}
         sizes |= {key: given.pop(key) for key in list(given) if key in Shape.__struct_fields__}

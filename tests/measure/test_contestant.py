@@ -29,7 +29,9 @@ def test_a_call_gives_y_and_every_gradient_of_its_scope(kit: Any, family: str, s
     inputs = make_inputs(case, one.weights, 0)
     call = one.call(inputs)
     outputs = call.outputs(call())
-    expected = solve(one.weights, case, call.inputs if family == "dense" else inputs, torch.float64, baseline=one.is_baseline)
+    expected = solve(
+        one.weights, case, call.inputs if family == "dense" else inputs, torch.float64, baseline=one.is_baseline
+    )
     assert set(outputs) == set(expected.tensors)
     for name, truth in expected.tensors.items():
         assert torch.allclose(outputs[name].double(), truth.double(), rtol=1e-3, atol=1e-4), name
@@ -68,7 +70,7 @@ def test_in_scope_layer_the_routing_is_the_routers_own_affair(kit: Any) -> None:
     given: list[Routing] = []
 
     def prepare(layer: Layer) -> Forward:
-        def forward(x: Tensor, routing: Routing) -> Tensor:
+        def forward(x: Tensor, routing: Routing) -> Any:
             given.append(routing)
             return kit.experts(layer, x, routing)
 
@@ -119,3 +121,15 @@ def test_what_keeps_the_contract_passes() -> None:
 def test_an_implementation_that_returns_nothing_is_told_so(kit: Any, pass_: str) -> None:
     with pytest.raises(ContractError, match="returned NoneType"):
         kit.admit(lambda _layer: lambda _x, _routing: None, kit.case(pass_=pass_))
+
+
+@pytest.mark.parametrize("name", ["x", "down"])
+def test_an_answer_lies_in_memory_of_its_own(kit: Any, name: str) -> None:
+    """Else what the harness does to an answer, it would do to what was only lent."""
+    case = kit.case(expert_hidden=32, experts=12)
+
+    def prepare(layer: Layer) -> Forward:
+        return lambda x, _routing: x.view(12, 32) if name == "x" else layer.down[:, 0]
+
+    with pytest.raises(ContractError, match=f"returned the memory of {name}, the contract asks for"):
+        kit.admit(prepare, case)

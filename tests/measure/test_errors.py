@@ -26,7 +26,7 @@ def test_errors_are_relative_norms(shape: tuple[int, int], seed: int, share: flo
     got = truth + 1e-3 * random(shape, seed + 1)
     found = measure_errors(got, truth, row_share=share, least_norm=least, columns=True)
     t, e = truth.numpy(), (got - truth).numpy()
-    size = max(np.linalg.norm(t), least)
+    size = max(float(np.linalg.norm(t)), least)
     rows = np.maximum(np.linalg.norm(t, axis=1), share * size / math.sqrt(len(t)))
     columns = np.maximum(np.linalg.norm(t, axis=0), np.linalg.norm(t) / math.sqrt(t.shape[1]))
     assert found.rel == pytest.approx(np.linalg.norm(e) / size)

@@ -1,22 +1,25 @@
-"""Eager, compiled, and replayed from a CUDA graph; the last with a stand-in for CUDA, and for real where there is one."""
+"""Eager, compiled, and replayed from a CUDA graph; the last with a stand-in for CUDA, and for real where there is."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import shutil
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from harness.layer.contract import Forward, Layer, Routing
 from harness.layer.inputs import Inputs, make_inputs
 from harness.layer.weights import make_weights
 from harness.measure.contestant import Contestant
 from harness.measure.executions import CaptureError, GraphedCompute, execute_as, execution_refuses, start_afresh
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.layer.contract import Forward, Layer, Routing
 
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 
@@ -35,7 +38,12 @@ def test_what_no_graph_can_hold_is_refused_with_a_reason(kit: Any, given: dict[s
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"execution": "compile"}, {"execution": "compile", "pass_": "training"}, {"execution": "graph", "device": "cuda:1"}],
+    [
+        {},
+        {"execution": "compile"},
+        {"execution": "compile", "pass_": "training"},
+        {"execution": "graph", "device": "cuda:1"},
+    ],
 )
 def test_the_rest_is_not(kit: Any, given: dict[str, Any]) -> None:
     assert execution_refuses(kit.case(**given)) is None
@@ -69,7 +77,7 @@ def test_a_compiled_loop_passes_the_gate(kit: Any, scope: str, pass_: str) -> No
 
 
 def test_what_is_compiled_is_compiled_and_afresh_for_every_bout(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch stops compiling a function it has compiled eight times: the tenth case would run eagerly, called compiled."""
+    """torch stops compiling what it has compiled eight times: the tenth case would run eagerly, called compiled."""
     from torch._dynamo.utils import counters
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
@@ -151,7 +159,7 @@ class TestGraphed:
         with pytest.raises(TypeError):  # nobody has told the stand-in what a replay does
             graphed(first)
         assert cuda == ["compute"] * 3 + ["capture", "compute", "captured"]
-        graph = graphed._graph
+        graph: Any = graphed._graph
         assert isinstance(graph, FakeGraph)
         graph.run = lambda: graphed._y.copy_(compute(graphed._buffers))
         for inputs in (first, second, first):
@@ -203,7 +211,7 @@ class TestOnAGpu:
     @pytest.mark.parametrize("scope", ["experts", "layer"])
     def test_a_graph_passes_the_gate(self, kit: Any, scope: str) -> None:
         def soft(layer: Layer) -> Forward:
-            def forward(x: Tensor, routing: Routing) -> Tensor:
+            def forward(x: Tensor, routing: Routing) -> Any:
                 dense = x.new_zeros(len(x), layer.shape.experts).scatter(1, routing.expert_ids, routing.weights)
                 hidden = layer.activate(torch.einsum("th,eih->tei", x, layer.proj_in))
                 return torch.einsum("tei,ehi,te->th", hidden, layer.down, dense)

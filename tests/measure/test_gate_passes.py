@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,7 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.cases.shape import ROUTER_KINDS
-from harness.layer.contract import Forward, Layer, Routing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.layer.contract import Forward, Layer, Routing
 
 CASES = 120
 
@@ -29,7 +32,7 @@ def summed(order: Callable[[list[int]], list[int]], work: torch.dtype | None, to
     """Experts in some order, computed in one dtype and summed in another; None stands for x's own."""
 
     def prepare(layer: Layer) -> Forward:
-        def forward(x: Tensor, routing: Routing) -> Tensor:
+        def forward(x: Tensor, routing: Routing) -> Any:
             inside, outside = work or x.dtype, total or x.dtype
             y = torch.zeros_like(x, dtype=outside)
             used = [e for e in routing.expert_ids.unique().tolist() if e < layer.shape.experts] or [0]
@@ -45,7 +48,7 @@ def summed(order: Callable[[list[int]], list[int]], work: torch.dtype | None, to
 
 
 def one_token_at_a_time(layer: Layer) -> Forward:
-    def forward(x: Tensor, routing: Routing) -> Tensor:
+    def forward(x: Tensor, routing: Routing) -> Any:
         rows = [x[:0].sum(0) * layer.down.sum() * 0]
         for token in range(len(x)):
             row = x[token] * 0
@@ -62,7 +65,7 @@ def weighed_before_the_second_product(layer: Layer) -> Forward:
     """All experts as one wide FFN, as ``soft`` does."""
     count = layer.shape.experts
 
-    def forward(x: Tensor, routing: Routing) -> Tensor:
+    def forward(x: Tensor, routing: Routing) -> Any:
         weights = x.new_zeros(len(x), count + 1).scatter(1, routing.expert_ids, routing.weights.to(x.dtype))[:, :count]
         hidden = torch.einsum("th,eih->tei", x, layer.proj_in)
         hidden = hidden if layer.proj_in_bias is None else hidden + layer.proj_in_bias

@@ -31,9 +31,14 @@ def test_integers_point_nowhere() -> None:
 
 def test_settings_are_put_back_even_after_an_error() -> None:
     before = settings()
-    with pytest.raises(ZeroDivisionError), poisoned("cpu"):
-        assert settings()[0] == 1
-        raise ZeroDivisionError
+
+    def failing() -> None:
+        with poisoned("cpu"):
+            assert settings()[0] == 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
     assert settings() == before
 
 

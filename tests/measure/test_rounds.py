@@ -72,9 +72,7 @@ class Track:
         def seen(entry: Entry, draw: int, inputs: Any, result: Any) -> None:
             self.seen.append((entry.name, draw, list(inputs), result))
 
-        return run_rounds(
-            entries, self.draw, self.clock, rules, seed, lambda *note: self.notes.append(note), seen
-        )
+        return run_rounds(entries, self.draw, self.clock, rules, seed, lambda *note: self.notes.append(note), seen)
 
     def orders(self) -> list[str]:
         """Who was visited in each round, in order."""
@@ -176,7 +174,7 @@ class TestStopping:
     def test_never_with_fewer_than_three_samples(self, track: Track) -> None:
         entries = [track.entry("slow", 1e8, estimate_ns=1e8), track.entry("fast", 1e3, estimate_ns=1e3)]
         assert track.run(entries, replace(RULES, budget_ns=1e6))[0] == "budget"
-        assert [len(entry.samples_ns) for entry in entries][0] == MIN_SAMPLES
+        assert len(entries[0].samples_ns) == MIN_SAMPLES
 
 
 class TestPace:

@@ -81,9 +81,7 @@ def test_the_baseline_reads_its_own_experts_whatever_the_routing(kit: Any) -> No
 
 
 @pytest.mark.parametrize(("cache_bytes", "bandwidth"), [(0, 2e10), (1 << 40, 8e10)])
-def test_floors_follow_from_the_ceilings_of_where_the_weights_are(
-    kit: Any, cache_bytes: int, bandwidth: float
-) -> None:
+def test_floors_follow_from_the_ceilings_of_where_the_weights_are(kit: Any, cache_bytes: int, bandwidth: float) -> None:
     case = kit.case(2)
     traversed = Traversed(case, cache_bytes)
     traversed.add(routing([0, 1], [1, 4]))

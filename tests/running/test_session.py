@@ -96,7 +96,7 @@ Asked = list[tuple[str, tuple[str, ...]]]
 def test_a_whole_run(
     plan: Plan, machine: Machine, tmp_path: Path, workers_measure: Callable[..., Path], asked: Asked
 ) -> None:
-    said = workers_measure(before="say(f'budget {job.budget_s} {sorted(job.ceilings)}')")
+    said = workers_measure(before="say(f'budget {job.budget_s:.2f} {sorted(job.ceilings)}')")
     run = session.start(plan, tmp_path / "run", machine, "moebench run s", 9.0).measure(Silent())
     assert keys(run.records) == pairs(plan)
     assert asked == [("cpu", ("bf16", "fp32"))]
@@ -107,7 +107,7 @@ def test_a_whole_run(
     assert run.info.measuring_s == CEILINGS.seconds + 3 * 0.5
     assert run.info.wall_s > CEILINGS.seconds
     lines = [line for line in said.read_text().splitlines() if line.startswith("budget")]
-    assert lines == ["budget 8.0 ['cpu']", "budget 8.0 ['cpu']"]  # ceilings are not taken from the bouts' 12 s
+    assert lines == ["budget 8.00 ['cpu']", "budget 8.00 ['cpu']"]  # ceilings are not taken from the bouts' 12 s
 
 
 def test_a_finished_run_is_left_as_it_is(
@@ -152,7 +152,7 @@ def test_resume_measures_what_is_missing_and_nothing_else(
     plan: Plan, machine: Machine, tmp_path: Path, workers_measure: Callable[..., Path], asked: Asked
 ) -> None:
     """Two records and half of a third are left: one case is whole, one lacks an implementation, one is missing."""
-    said = workers_measure(before="say(f'budget {job.budget_s}')")
+    said = workers_measure(before="say(f'budget {job.budget_s:.2f}')")
     session.start(plan, tmp_path, machine, "c", 9.0).measure(Silent())
     said.unlink()
     lines = (tmp_path / RECORDS).read_bytes().splitlines(keepends=True)
@@ -162,7 +162,7 @@ def test_resume_measures_what_is_missing_and_nothing_else(
     run = current.measure(Silent())
     assert keys(run.records) == pairs(plan)
     assert run.torn_lines == 0
-    assert said.read_text().splitlines() == ["budget 4.0", "bout 2 b", "budget 6.0", "bout 1 a,b"]
+    assert said.read_text().splitlines() == ["budget 4.00", "bout 2 b", "budget 6.00", "bout 1 a,b"]
     assert len(asked) == 1
 
 
