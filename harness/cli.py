@@ -149,7 +149,8 @@ def _conclude(finished: Run) -> int:
     from harness.report.page import summary_tables, write_report
 
     if not any(record.timing for record in finished.records):
-        terminal.fail(f"nothing was measured; the reasons are in {finished.path / 'records.jsonl'}")
+        reasons = sorted({f"{r.impl.name} {r.status}: {r.reason}" for r in finished.records})
+        terminal.fail(f"nothing was measured. {'; '.join(reasons[:3])}. All records: {finished.path / 'records.jsonl'}")
         return NOTHING
     for title, text in summary_tables(finished):
         terminal.out.print(f"\n[bold]{escape(title)}[/bold]")

@@ -81,15 +81,19 @@ def forget(module: str) -> None:
 
 
 def source_hash(prepare: Prepare) -> str:
-    """Hash of the file an implementation stands in, or of its whole folder when it is a package."""
+    """Hash of the code an implementation is made of.
+
+    Its file and, inside a package, the underscore modules beside it, which it may share with its neighbours; its whole
+    folder when it is a package itself.
+    """
     try:
         path = Path(inspect.getsourcefile(prepare) or "")
     except TypeError:
         path = Path()
     if not path.is_file():
         return "unknown"
-    is_package = path.name == "__init__.py"
-    files = sorted(path.parent.rglob("*.py")) if is_package else [path]
+    beside = path.parent.glob("_[!_]*.py") if "." in prepare.__module__ else ()
+    files = sorted(path.parent.rglob("*.py") if path.name == "__init__.py" else {path, *beside})
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

@@ -94,9 +94,13 @@ class Worker:
         self.answer(jobs.CeilingsOutcome(ceilings=ceilings))
 
     def _bouts(self, job: BoutsJob, broken: dict[str, str]) -> None:
-        import harness.measure.bout  # noqa: F401 (torch and all that, before the clock of the first bout starts)
+        import torch
+
+        import harness.measure.bout  # noqa: F401 (and all it imports, before the clock of the first bout starts)
         from harness.measure.failures import is_out_of_memory
 
+        if not job.timed:
+            torch.set_num_threads(1)  # the gate's cases are tiny: threads would only wait for each other
         self.answer(jobs.ReadyOutcome(broken))
         left_s, weights_of = job.budget_s, bout_weights(job.planned, job.ceilings)
         for number, planned in enumerate(job.planned):

@@ -137,3 +137,19 @@ def test_without_a_file_the_source_is_unknown() -> None:
     space: dict[str, Any] = {}
     exec("def made_up(layer): ...", space)
     assert source_hash(space["made_up"]) == "unknown"
+
+
+def test_a_shared_underscore_module_is_part_of_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "_shared.py").write_text("A = 1\n")
+    (package / "other.py").write_text("B = 1\n")
+    (package / "one.py").write_text("def prepare(layer):\n    return None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    prepare = importlib.import_module("pack.one").prepare
+    before = source_hash(prepare)
+    (package / "other.py").write_text("B = 2\n")
+    assert source_hash(prepare) == before
+    (package / "_shared.py").write_text("A = 2\n")
+    assert source_hash(prepare) != before
