@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from harness.layer.weights import Weights
     from harness.measure.tolerances import Limit
 
-WHOLE_CHECK_FLOPS = {"cpu": 5e10, "cuda": 1e13}
-"""Above this forward work the oracle computes some tokens only: a second or two of float64 on each device."""
-SAMPLED_ROWS = 128
+WHOLE_CHECK_FLOPS = {"cpu": 1e10, "cuda": 1e13}
+"""Above this forward work the oracle computes some tokens only: less than a second of float64 on each device."""
+SAMPLED_ROWS = 64
 SPOT_ROWS = 4
 SPOT_PARAMS = 2e8
 """Weights that a spot check may have to widen to float64, which is what it costs; but ``SPOT_ROWS`` tokens at least."""

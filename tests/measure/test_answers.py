@@ -38,7 +38,7 @@ def test_each_draw_is_solved_once_and_the_reference_once_a_bout(kit: Any, solved
         answers.prepare(baseline=True)
     for draw in (7, 7, 8):
         answers.standard(draw, baseline=False)
-    spot = ("float64", "forward", 128)
+    spot = ("float64", "forward", SAMPLED_ROWS)
     assert solved == [
         ("bfloat16", pass_, None, False),
         ("float64", pass_, None, False),
