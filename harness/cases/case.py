@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from harness.cases.shape import Shape, require
+from harness.cases.shape import Router, Shape, require
 from harness.cases.traffic import Traffic
 
 DType = Literal["fp32", "bf16", "fp16"]
@@ -56,8 +56,12 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def layer_key(self) -> str:
-        """Equal for cases that run on the same weights, so that a worker can build them once."""
-        built_from = (self.shape, self.dtype, self.device, self.traffic.seed)
+        """Equal for cases that run on the same weights, so that a worker can build them once.
+
+        What chooses among the experts, and how many of them, leaves the weights as they are.
+        """
+        weights = msgspec.structs.replace(self.shape, name="", top_k=1, router=Router())
+        built_from = (weights, self.dtype, self.device, self.traffic.seed)
         return hashlib.sha256(msgspec.json.encode(built_from, order="sorted")).hexdigest()[:12]
 
     @property

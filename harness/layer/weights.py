@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,6 +62,11 @@ class Weights:
     def nbytes(self) -> int:
         """Bytes of all weights."""
         return sum(tensor.nbytes for tensor in self.parameters().values())
+
+    def serving(self, shape: Shape) -> Weights:
+        """Return the same tensors for a shape with another router or top-k (a case of the same ``layer_key``)."""
+        shared = replace(self.shared, shape=shape) if self.shared else None
+        return Weights(replace(self.layer, shape=shape), self.router, shared)
 
 
 def make_weights(case: Case) -> Weights:

@@ -98,8 +98,11 @@ class Worker:
 
         import harness.measure.bout  # noqa: F401 (and all it imports, before the clock of the first bout starts)
         from harness.measure.failures import is_out_of_memory
+        from harness.measure.meters.memory import allocations_are_reported
 
-        if not job.timed:
+        if job.timed:
+            allocations_are_reported()  # torch's profiler takes a second to come up: not in the first bout's time
+        else:
             torch.set_num_threads(1)  # the gate's cases are tiny: threads would only wait for each other
         self.answer(jobs.ReadyOutcome(broken))
         left_s, weights_of = job.budget_s, bout_weights(job.planned, job.ceilings)
@@ -125,7 +128,7 @@ class Worker:
         if self._weights is None or case.layer_key != self._layer_key:
             self._weights = None  # the old layer goes before the new one comes
             self._weights, self._layer_key = make_weights(case), case.layer_key
-        return self._weights
+        return self._weights.serving(case.shape)
 
     def _bout(self, job: BoutsJob, planned: PlannedCase, weights: Weights, budget_s: float) -> jobs.BoutOutcome:
         from harness.measure.bout import Bout, Surroundings

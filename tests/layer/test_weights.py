@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from harness.cases.case import Case
-from harness.cases.shape import Shape
+from harness.cases.shape import Router, Shape
 from harness.cases.traffic import Traffic
 from harness.layer.weights import TORCH_DTYPES, make_weights
 
@@ -91,3 +92,19 @@ def test_same_seed_same_weights_and_tokens_do_not_matter() -> None:
 def test_experts_differ_from_each_other() -> None:
     gate_up = make_weights(make_case()).layer.proj_in
     assert len({tuple(expert.flatten()[:4].tolist()) for expert in gate_up}) == 6
+
+
+def test_cases_of_one_layer_key_run_on_the_same_weights() -> None:
+    """A worker builds weights once for cases that differ in router or top-k, and only re-labels them."""
+    shape = Shape(hidden=16, expert_hidden=8, experts=4, top_k=2, shared_experts=1, shared_hidden=8)
+    one = Case(shape=shape, traffic=Traffic(tokens=3))
+    other_shape = msgspec.structs.replace(shape, top_k=3, router=Router(kind="sigmoid", scale=2.0))
+    other = Case(shape=other_shape, traffic=Traffic(tokens=5))
+    assert one.layer_key == other.layer_key
+    assert one.layer_key != Case(shape=msgspec.structs.replace(shape, experts=5), traffic=Traffic(tokens=3)).layer_key
+    served, made = make_weights(one).serving(other_shape), make_weights(other)
+    assert served.layer.shape == made.layer.shape == other_shape
+    assert served.shared is not None
+    assert served.shared.shape == other_shape
+    for name, tensor in made.parameters().items():
+        assert torch.equal(tensor, served.parameters()[name])
