@@ -107,18 +107,21 @@ class Worker:
         self.answer(jobs.ReadyOutcome(broken))
         left_s, weights_of = job.budget_s, bout_weights(job.planned, job.ceilings)
         for number, planned in enumerate(job.planned):
-            start = time.perf_counter()
+            start = begun = time.perf_counter()
             self.note(planned.case.case_id, SETUP_IMPL, jobs.WEIGHTS_STAGE)
             try:
                 weights = self._layer(planned.case)
-                share_s = left_s * weights_of[number] / sum(weights_of[number:]) - (time.perf_counter() - start)
+                begun = time.perf_counter()
+                left_s -= begun - start  # building the layer is at every bout's cost, not at the first one's
+                share_s = left_s * weights_of[number] / sum(weights_of[number:])
                 outcome = self._bout(job, planned, weights, max(0.0, share_s))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 outcome = _too_large(job, planned, error)
-            outcome.wall_s = time.perf_counter() - start
-            left_s = max(0.0, left_s - outcome.wall_s)
+            ended = time.perf_counter()
+            outcome.wall_s = ended - start
+            left_s -= ended - begun
             self.answer(outcome)
 
     def _layer(self, case: Case) -> Weights:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.layer.weights import make_weights
 from harness.measure.bout import HARNESS, Bout, describe
+from harness.measure.clocks import clock_for
 from harness.records.environment import Ceilings
 from harness.records.record import Record
 
@@ -444,3 +445,23 @@ def test_garbage_collection_is_as_it_was(kit: Any) -> None:
 def test_implementations_are_described_as_registered(kit: Any) -> None:
     info = describe(kit.implementation(name="a", version="3"))
     assert (info.name, info.version, info.family, info.origin, info.summary) == ("a", "3", "loop", "tests", "by hand")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("scope", ["experts", "layer"])
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+def test_on_a_gpu(kit: Any, execution: str, scope: str) -> None:
+    case = kit.case(64, device="cuda", dtype="bf16", execution=execution, scope=scope)
+    entrants = [kit.implementation(kit.never_asking, "a"), kit.implementation(kit.correct, "asking")]
+    records = kit.bout(entrants, case, S, kit.around(clock=clock_for("cuda:0"), cache_bytes=1 << 20))
+    for record in records.values():
+        assert_whole(record)
+    timing = records["a"].timing
+    assert timing.clock == ("cuda_graph" if execution == "graph" else "wall")
+    assert all(0 < device <= wall for device, wall in zip(timing.device_ns, timing.samples_ns, strict=True))
+    if execution == "graph":
+        assert records["asking"].status == "unsupported"
+        assert "cannot be captured in a CUDA graph" in records["asking"].reason
+        assert records["a"].memory.workspace_bytes > 0
+    else:
+        assert records["asking"].status == "ok"
