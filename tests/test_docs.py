@@ -49,7 +49,7 @@ def test_the_suite_in_the_readme_is_one(tmp_path: Path) -> None:
 
 
 def test_the_package_in_contributing_is_found_and_agrees(tmp_path: Path) -> None:
-    """Lay the package out as an installer would, and let ``validate`` find and check it, beside the one-file example."""
+    """Lay the package out as an installer would; ``validate`` finds and checks it, beside the one-file example."""
     project, package = blocks(CONTRIBUTING, "toml")[0], blocks(CONTRIBUTING, "python")[1]
     (tmp_path / "mine.py").write_text(blocks(CONTRIBUTING, "python")[0])
     assert len((project + package).strip().splitlines()) < 40

@@ -232,7 +232,7 @@ class Bout:
         contestant, inputs = result.admission.contestant, self.examiner.answers.draw(0)
         memory = self._try(result.name, "memory", lambda: meter_memory(contestant, inputs, self.around))
         if isinstance(memory, Failure):
-            memory = Memory(status="unavailable", reason=memory.reason, weights_bytes=contestant.weights.nbytes)
+            memory = Memory(status="unavailable", reason=memory.reason, weights_bytes=contestant.weights_bytes)
         call, estimate_s = contestant.call(inputs), min(result.timing.samples_ns) / 1e9
         energy = self._try(result.name, "energy", lambda: meter_energy(call, self.around, estimate_s, window_s))
         if isinstance(energy, Failure):

@@ -99,6 +99,16 @@ class Contestant:
         """Whether this is the dense baseline, which computes a function of its own."""
         return self.implementation.family == "dense"
 
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights it computes with: all there are, or the baseline's k of E experts and no router."""
+        if not self.is_baseline:
+            return self.weights.nbytes
+        shape = self.case.shape
+        experts = sum(tensor.nbytes for tensor in self.weights.layer.parameters().values())
+        shared = self.weights.nbytes - experts - self.weights.router.nbytes
+        return experts * shape.active_experts // shape.experts + shared
+
     def compute(self, inputs: Inputs) -> Tensor:
         """Compute y (T, H) in the case's scope; in scope ``layer`` with router and shared experts."""
         if self.case.scope == "experts":

@@ -41,7 +41,7 @@ def meter_memory(contestant: Contestant, inputs: Inputs, around: Surroundings) -
         around.measuring_ns += around.clock.now_ns() - start
         return gradients
 
-    weights_bytes = contestant.weights.nbytes
+    weights_bytes = contestant.weights_bytes
     return measure_memory(case.device, forward, backward if training else None, weights_bytes=weights_bytes)
 
 

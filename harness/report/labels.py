@@ -33,7 +33,8 @@ def group_label(case: Case) -> str:
     shape = case.shape
     sizes = f"H{shape.hidden} I{shape.expert_hidden} E{shape.experts} k{shape.top_k}"
     head = f"{shape.name} ({sizes})" if shape.name else sizes
-    return f"{head}, {case.dtype} {case.pass_}, {case.scope}, {case.execution}, {case.device}"
+    router = "" if shape.router.kind == "softmax" else f", {shape.router.kind} router"
+    return f"{head}{router}, {case.dtype} {case.pass_}, {case.scope}, {case.execution}, {case.device}"
 
 
 def describe(case: Case) -> str:

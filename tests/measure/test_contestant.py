@@ -133,3 +133,14 @@ def test_an_answer_lies_in_memory_of_its_own(kit: Any, name: str) -> None:
 
     with pytest.raises(ContractError, match=f"returned the memory of {name}, the contract asks for"):
         kit.admit(prepare, case)
+
+
+def test_the_baseline_has_the_weights_of_k_experts(kit: Any) -> None:
+    case = kit.case(shared_experts=1, shared_hidden=8, scope="layer")
+    weights = make_weights(case)
+    named = {name: tensor.nbytes for name, tensor in weights.parameters().items()}
+    shared = named["shared_proj_in"] + named["shared_down"]
+    whole = Contestant(kit.implementation(), weights, case)
+    baseline = Contestant(kit.implementation(kit.plain_ffn, family="dense"), weights, case)
+    assert whole.weights_bytes == sum(named.values())
+    assert baseline.weights_bytes == (named["gate_up"] + named["down"]) * 2 // 4 + shared

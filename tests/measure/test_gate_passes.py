@@ -144,3 +144,8 @@ def test_sizes_at_which_the_bugs_are_planted(kit: Any, name: str, dtype: str, si
     y = kit.admit(VARIANTS[name], case).agreement.tensors["y"]
     assert y.rel_error < 0.9 * y.rel_tolerance
     assert max(y.worst_row, y.worst_column) < 0.6 * y.row_tolerance
+
+
+def test_the_one_for_graphs_is_right_too(kit: Any) -> None:
+    """Where there is no GPU, at least its answers are checked."""
+    assert kit.admit(kit.never_asking, kit.case(33, dtype="bf16")).agreement.passed

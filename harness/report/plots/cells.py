@@ -32,7 +32,7 @@ def cell_of(outcome: Outcome, looks: Mapping[str, style.Look]) -> Cell:
     if not standing.winners:
         return Cell("#FFFFFF", "nothing ranked", ", ".join(outcome.statuses))
     if standing.winner is None:
-        first, *others = sorted(standing.winners)
+        first, *others = standing.winners
         return Cell(style.TIE, first, f"≈ {others[0]}" if len(others) == 1 else f"≈ {len(others)} others")
     note = units.ratio(standing.margin) if standing.margin else "the only one ranked"
     return Cell(looks[standing.winner].colour, standing.winner, note)

@@ -84,5 +84,7 @@ def _floor(axes: Axes, rows: pd.DataFrame) -> list[End]:
     axes.plot(floor.index, speeds, color=style.FLOOR, linewidth=1.4, label="floor")
     axes.fill_between(floor.index, speeds, top, color=style.FLOOR, alpha=0.08, linewidth=0)
     axes.set_ylim(bottom, top)
-    axes.annotate("faster than the hardware", (0.02, 0.97), xycoords="axes fraction", va="top", style="italic")
+    axes.annotate(
+        "faster than the hardware can do this layer", (0.02, 0.97), xycoords="axes fraction", va="top", style="italic"
+    )
     return [End(speeds.iloc[-1], "floor", style.FLOOR)]
