@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 AMBIGUITY = 4.0
 """A token is ambiguous when its routing margin is below this many float32 roundings of its largest logit."""
+BLOCK_ROWS = 256
+"""Rows of a weight widened at once."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,22 @@ def _route(weights: Weights, case: Case, inputs: Inputs, dtype: torch.dtype) -> 
 def experts_forward(layer: Layer, x: Tensor, routing: Routing) -> Tensor:
     """Sum over a token's experts of weight * expert(x): x (T, H) -> y (T, H), computed in x's dtype."""
     y = torch.zeros_like(x)
+    bias_in, bias_out = layer.proj_in_bias, layer.down_bias
     with torch.no_grad():
         for expert, rows, slots in _assignments(routing, layer.shape.experts):
-            parts = _expert_parameters(layer, expert, x.dtype)
-            out = _expert(layer, parts, x[rows])
+            hidden = _linear(x[rows], layer.proj_in[expert], None if bias_in is None else bias_in[expert])
+            out = _linear(layer.activate(hidden), layer.down[expert], None if bias_out is None else bias_out[expert])
             y.index_add_(0, rows, out * routing.weights[rows, slots, None].to(x.dtype))
     return y
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Linear in x's dtype. A wider copy of the weight is made block by block, which stays in a CPU's cache."""
+    if weight.dtype == x.dtype:
+        return torch.nn.functional.linear(x, weight, bias)
+    step = BLOCK_ROWS if x.device.type == "cpu" else len(weight)
+    out = torch.cat([torch.nn.functional.linear(x, block.to(x.dtype)) for block in weight.split(step)], dim=-1)
+    return out if bias is None else out + bias.to(x.dtype)
 
 
 def experts_training(layer: Layer, x: Tensor, routing: Routing, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

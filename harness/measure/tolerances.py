@@ -2,7 +2,9 @@
 
 Rounding, not reduction length, sets the error of accumulations in float32, and only its size is known beforehand: hence
 e0, the error of an eager reference in the same dtype on the same inputs. The floors are for the cases where e0 is small
-by luck.
+by luck. Of 48 928 answers of eleven correct ways of computing 4 500 random small cases (every router, activation, dtype
+and scope, T and k from 0 and 1) these limits refused 24: 22 where float16 overflowed, in the reference too, and two fp32
+gradients of a router at T = 1, whose floor was raised from 32u to 64u afterwards.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ FLOORS = {"bf16": 3.0, "fp16": 3.0, "fp32": 16.0}
 LINE_FLOORS = {"bf16": 8.0, "fp16": 8.0, "fp32": 64.0}
 """The same for the worst row and column."""
 GRADIENT_SLACK = 2.0
-ROUTER_FLOORS = {"bf16": 3e-2, "fp16": 3e-2, "fp32": 32 * UNIT_ROUNDOFF["fp32"]}
+ROUTER_FLOORS = {"bf16": 3e-2, "fp16": 3e-2, "fp32": 64 * UNIT_ROUNDOFF["fp32"]}
 """Not in roundings: for the gradients of router and routing weights, which are dot products of rounded vectors."""
 CANCELLED = {"bf16": 2.0**-14, "fp16": 2.0**-14, "fp32": 2.0**-4}
 """Share of its natural size below which a router gradient counts as cancelled: of one renormalised expert the softmax's

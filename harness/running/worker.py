@@ -141,6 +141,10 @@ class Worker:
         from harness.running.devices import board_of
 
         case = planned.case
+        if case.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.set_device(case.device)  # Triton and side streams take the current device
         ceilings = job.ceilings.get(case.device)
         board, why_not = board_of(case.device)
         around = Surroundings(
