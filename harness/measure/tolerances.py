@@ -2,9 +2,9 @@
 
 Rounding, not reduction length, sets the error of accumulations in float32, and only its size is known beforehand: hence
 e0, the error of an eager reference in the same dtype on the same inputs. The floors are for the cases where e0 is small
-by luck. Of 48 928 answers of eleven correct ways of computing 4 500 random small cases (every router, activation, dtype
-and scope, T and k from 0 and 1) these limits refused 24: 22 where float16 overflowed, in the reference too, and two fp32
-gradients of a router at T = 1, whose floor was raised from 32u to 64u afterwards.
+by luck. Of 48 928 answers of eleven correct ways of computing 4 500 random small cases (every router, activation,
+dtype and scope, T and k from 0 and 1) these limits refused 24: 22 where float16 overflowed, in the reference too, and
+two fp32 gradients of a router at T = 1, whose floor was raised from 32u to 64u afterwards.
 """
 
 from __future__ import annotations
