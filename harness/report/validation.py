@@ -43,4 +43,4 @@ def _shares(records: Sequence[Record]) -> Iterable[tuple[float, str]]:
     for record in records:
         for name, error in (record.agreement.tensors if record.agreement else {}).items():
             shares = (error.rel_error / error.rel_tolerance, error.worst_row / error.row_tolerance)
-            yield max(shares), f"{name}, {record.case.label()} {record.case.shape.router.kind}"
+            yield max(shares), f"{name}, {record.case.label()}"
