@@ -45,7 +45,7 @@ def install(session: nox.Session, *groups: str) -> None:
     if torch:
         where = str(torch.locate_file(""))
         session.log(f"using the torch {torch.version} in {where}")
-        session.run("python", "-c", LEND, where, silent=True)
+        session.run("python", "-c", LEND, where, silent=True, log=False)
     else:
         session.install(PINNED_TORCH)
     wanted = [requirement for group in groups for requirement in nox.project.dependency_groups(PROJECT, group)]
