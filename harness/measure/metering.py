@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.layer.inputs import Inputs
-    from harness.measure.bout import Surroundings
     from harness.measure.contestant import Contestant
+    from harness.measure.surroundings import Surroundings
     from harness.records.record import Energy, Memory
 
 MEMORY_CALLS = 3

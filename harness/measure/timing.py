@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.layer.inputs import Inputs
-    from harness.measure.bout import Surroundings
     from harness.measure.gate import Admission, Examiner
     from harness.measure.rounds import Stopped
+    from harness.measure.surroundings import Surroundings
 
 CONTROL = "(A/A control)"
 FIRST_TIMED_DRAW = 2

@@ -134,10 +134,11 @@ class Worker:
         return self._weights.serving(case.shape)
 
     def _bout(self, job: BoutsJob, planned: PlannedCase, weights: Weights, budget_s: float) -> jobs.BoutOutcome:
-        from harness.measure.bout import Bout, Surroundings
+        from harness.measure.bout import Bout
         from harness.measure.caches import cache_bytes
         from harness.measure.ceilings import measure_ceilings
         from harness.measure.clocks import clock_for
+        from harness.measure.surroundings import Surroundings
         from harness.running.devices import board_of
 
         case = planned.case

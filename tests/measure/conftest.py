@@ -17,9 +17,10 @@ from harness.cases.shape import Router, Shape
 from harness.cases.traffic import Traffic
 from harness.layer.contract import Forward, Implementation, Layer, Routing
 from harness.layer.weights import Weights, make_weights
-from harness.measure.bout import Bout, Surroundings
+from harness.measure.bout import Bout
 from harness.measure.clocks import Sample
 from harness.measure.gate import Admission, DisagreementError, Examiner
+from harness.measure.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from harness.records.record import Record

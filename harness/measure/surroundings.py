@@ -1,0 +1,38 @@
+"""What a bout takes from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.cases.datasheet import Datasheet
+    from harness.measure.clocks import Clock
+    from harness.measure.meters.nvml import Board
+    from harness.records.environment import Ceilings
+
+
+@dataclass
+class Surroundings:
+    """What a bout takes from the worker: the device's clock, ceilings and power meter, and how to say what comes next.
+
+    ``note(implementation, stage)`` is called before anything an implementation could die in. ``timed`` is False when
+    only agreement is asked for. ``measure_again`` gives ceilings for a second opinion. ``energy_window_s`` is the
+    longest window; ``measuring_ns`` counts what was spent inside measured calls.
+    """
+
+    clock: Clock
+    note: Callable[[str, str], None]
+    environment_id: str
+    ceilings: Ceilings | None = None
+    datasheet: Datasheet | None = None
+    cache_bytes: int = 0
+    board: Board | None = None
+    why_no_board: str = ""
+    idle_watts: float | None = None
+    energy_window_s: float = 5.0
+    timed: bool = True
+    measure_again: Callable[[], Ceilings] | None = None
+    measuring_ns: float = 0.0
