@@ -186,7 +186,11 @@ def interrupted(out: Path, when: str) -> subprocess.CompletedProcess[str]:
         "--out",
         str(out),
     ]
-    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores Ctrl-C,
+    try:  # and hands that on to its children
+        parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         end = time.monotonic() + 120
         while not (out / when).exists() and parent.poll() is None and time.monotonic() < end:
