@@ -15,6 +15,7 @@ TORCH_FREE = [
     *sorted((ROOT / "harness" / "records").glob("*.py")),
     *sorted((ROOT / "harness" / "report").rglob("*.py")),
     *sorted((ROOT / "harness").glob("*.py")),
+    *sorted((ROOT / "harness" / "cli").glob("*.py")),
     *(path for path in sorted((ROOT / "harness" / "running").glob("*.py")) if path.stem not in {"worker", "devices"}),
 ]
 

@@ -1,0 +1,70 @@
+"""What the commands share: the app, exit codes, options."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness import terminal
+
+if TYPE_CHECKING:
+    from harness.running.machine import Machine
+
+DONE, FAILURES, BAD_INPUT, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: done; done, but something disagreed, crashed, erred or got slower; bad input; nothing was measured or
+comparable; Ctrl-C."""
+
+app = typer.Typer(
+    name="moebench",
+    help="Which way of computing a Mixture-of-Experts layer is fastest, leanest and correct, on your machine.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+SuiteArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SUITE", help="A shipped suite's name or a TOML file; auto is reference on a GPU, else quick."
+    ),
+]
+Impl = Annotated[str, typer.Option("--impl", metavar="A,B", help="Only these implementations.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="D", help="cpu, cuda or cuda:N; the best there is by default.")
+]
+Budget = Annotated[
+    str, typer.Option("--budget", metavar="5m", help="Time for all bouts together; the suite's by default.")
+]
+Set = Annotated[list[str], typer.Option("--set", metavar="AXIS=V1,V2", help="Replace an axis of every sweep.")]
+Model = Annotated[
+    str, typer.Option("--model", metavar="CONFIG.JSON", help="Measure the layer of this Hugging Face model.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds without a sign of life before a kill.")]
+
+
+def this_machine() -> Machine:
+    """Look around, with a word to whoever waits."""
+    from harness.running.machine import look_around
+
+    with terminal.err.status("looking at this machine"):
+        return look_around()
+
+
+def names(impl: str) -> tuple[str, ...] | None:
+    """Split ``--impl``; None when it was left out."""
+    return tuple(name.strip() for name in impl.split(",")) if impl else None
+
+
+def estimate(cases: int, seconds: float, memory_bytes: int) -> str:
+    """Say beforehand what a run will take."""
+    return f"{cases} cases, at most about {terminal.duration(seconds)}, up to {memory_bytes / 2**30:.1f} GiB of memory"
+
+
+def print_json(content: object) -> None:
+    """Write to standard output for machines."""
+    import msgspec
+
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
