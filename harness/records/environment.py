@@ -52,8 +52,44 @@ class Device(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     datasheet: str | None = None
 
 
+class Rates(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What the verdict said of trials with one planted slowdown, in percent; 0 is an A/A trial."""
+
+    planted_percent: float
+    slower: int = 0
+    faster: int = 0
+    same: int = 0
+    ambiguous: int = 0
+
+
+class Calibration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How far this machine's verdicts can be trusted: ``moebench calibrate``.
+
+    ``resolves`` holds, by seconds of measuring two implementations side by side, the smallest slowdown that 95 of 100
+    trials would have found. ``process_floor`` is the 95th percentile of the absolute log-ratio to the control between
+    two worker processes that ran the same code; None with fewer than 3 processes.
+    """
+
+    case: str
+    impl: str
+    trials: int
+    threshold: float
+    trial_s: float
+    call_ns: float
+    rates: list[Rates]
+    resolves: dict[str, float]
+    processes: int
+    process_floor: float | None
+    taken_at: str
+    others_share: float | None = None
+    steal_share: float | None = None
+
+
 class Environment(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Everything about the machine that can move a number. ``devices`` by their names in cases: ``cpu``, ``cuda:0``."""
+    """Everything about the machine that can move a number.
+
+    ``devices``, ``ceilings`` and ``calibrations`` go by the devices' names in cases: ``cpu``, ``cuda:0``.
+    """
 
     hostname: str
     system: str
@@ -68,9 +104,13 @@ class Environment(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     git_dirty: str | None = None
     variables: dict[str, str] = {}
     ceilings: dict[str, Ceilings] = {}
+    calibrations: dict[str, Calibration] = {}
 
     @property
     def environment_id(self) -> str:
-        """Hash of what stays the same between two runs on one machine: not ceilings, load and the code's revision."""
-        lasting = msgspec.structs.replace(self, ceilings={}, load_average=None, git_sha=None, git_dirty=None)
+        """Hash of what stays the same between two runs on one machine: not what was measured, load and revision."""
+        lasting = msgspec.to_builtins(
+            msgspec.structs.replace(self, ceilings={}, load_average=None, git_sha=None, git_dirty=None)
+        )
+        del lasting["calibrations"]  # came after the first records were kept: not even its name may count
         return hashlib.sha256(msgspec.json.encode(lasting, order="sorted")).hexdigest()[:12]

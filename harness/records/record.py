@@ -42,7 +42,8 @@ class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     A sample is the time of one call: ``calls_per_sample`` calls were timed together and divided. ``clock`` is what
     ``samples_ns`` were read from: ``wall`` (synchronised before and after), ``cuda_graph`` (wall time of a replay).
     ``device_ns`` are CUDA events around the very same calls. ``control_ns`` are the samples of the bout's A/A control:
-    the same implementation entered a second time; only the control implementation's record has them.
+    the same implementation entered a second time; only the control implementation's record has them. ``processes``
+    numbers the worker process of each sample where there were several; None stands for one.
     """
 
     clock: str
@@ -57,6 +58,7 @@ class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stopped: Literal["interval", "budget", "rounds"]
     device_ns: list[float] | None = None
     control_ns: list[float] | None = None
+    processes: list[int] | None = None
     noise_floor: float | None = None
     median_ns: float | None = None
     min_ns: float | None = None
@@ -180,6 +182,18 @@ class Work(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     share_of_read_ceiling: float | None = None
 
 
+class Neighbours(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Who else was at work while the rounds ran; None where this machine does not tell.
+
+    Shares are of all the machine's CPU time: ``others_share`` went to other processes, ``steal_share`` was taken by the
+    hypervisor. ``gpu_processes`` counts other processes that held memory on the case's GPU.
+    """
+
+    others_share: float | None = None
+    steal_share: float | None = None
+    gpu_processes: int | None = None
+
+
 class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The outcome of one implementation in one bout.
 
@@ -203,6 +217,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     energy: Energy | None = None
     balance: Balance | None = None
     work: Work | None = None
+    neighbours: Neighbours | None = None
     flags: list[str] = []
 
     def __post_init__(self) -> None:
