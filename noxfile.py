@@ -60,6 +60,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def bench_pytest(session: nox.Session) -> None:
+    """Measure a suite into pytest-benchmark's table: `nox -s bench_pytest -- --suite quick --benchmark-save NAME`."""
+    install(session, "test")
+    session.run("pytest", "suites", "--benchmark-only", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; those marked cuda skip themselves without a GPU."""
     install(session, "test")
