@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import json
 import os
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nox
+from nox.command import CommandFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "typing", "tests"]
@@ -52,6 +60,15 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install(*PINS, "-e", ".", *wanted)
 
 
+@contextlib.contextmanager
+def its_own_exit_code() -> Iterator[None]:
+    """End as the command in here did; nox itself would end with 1, whatever it said."""
+    try:
+        yield
+    except CommandFailed as failed:
+        raise SystemExit(int(str(failed).rpartition(" ")[2])) from None
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure every implementation on this machine and write a report: quick on a CPU, reference on a GPU."""
@@ -64,6 +81,54 @@ def bench_pytest(session: nox.Session) -> None:
     """Measure a suite into pytest-benchmark's table: `nox -s bench_pytest -- --suite quick --benchmark-save NAME`."""
     install(session, "test")
     session.run("pytest", "suites", "--benchmark-only", *session.posargs)
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """Judge the working tree against its last commit, or another: `nox -s compare -- --rev origin/main`."""
+    install(session)
+    with its_own_exit_code():
+        session.run("moebench", "compare", *(session.posargs or ["--rev", "HEAD"]))
+
+
+@nox.session
+def calibrate(session: nox.Session) -> None:
+    """How small a difference can this machine tell, and how often is it wrong? `nox -s calibrate -- --trials 100`."""
+    install(session)
+    session.run("moebench", "calibrate", *session.posargs)
+
+
+@nox.session
+def verdicts(session: nox.Session) -> None:
+    """Call identical code different? A short calibration, and this commit against itself: what CI runs."""
+    install(session)
+    session.run("moebench", "calibrate", "--trials", "12", "--trial-seconds", "1")
+    folder = Path(tempfile.mkdtemp(dir=session.create_tmp()))
+    found, runs = folder / "verdicts.json", folder / "runs"
+    words = ["--rev", "HEAD", "--impl", "batched,loop,dense", "--budget", "15s", "--out", str(runs), "--json"]
+    with found.open("w") as file:
+        session.run("moebench", "compare", *words, stdout=file)
+    wrong = [one for one in json.loads(found.read_text())["comparisons"] if one["outcome"] in {"FASTER", "SLOWER"}]
+    if wrong:
+        session.error(f"identical code was called different: {wrong}")
+
+
+@nox.session
+def asv(session: nox.Session) -> None:
+    """Measure this commit for the history and write its pages: `nox -s asv -- RANGE`, or `-- publish`."""
+    install(session)
+    session.run("python", "-m", "harness.export.track", *session.posargs)
+
+
+@nox.session
+def asv_continuous(session: nox.Session) -> None:
+    """Is HEAD worse than BASE? `nox -s asv_continuous -- BASE HEAD`; exit code 0 no, 1 yes, 2 broken, 3 nothing ran."""
+    try:
+        install(session)
+    except CommandFailed:
+        raise SystemExit(2) from None
+    with its_own_exit_code():
+        session.run("python", "-m", "harness.export.continuous", *session.posargs)
 
 
 @nox.session
@@ -99,7 +164,7 @@ def report(session: nox.Session) -> None:
 def smoke(session: nox.Session) -> None:
     """Measure a tiny suite for real, write its report and check it: what CI runs."""
     install(session)
-    out = Path(session.create_tmp()) / "run"
+    out = Path(tempfile.mkdtemp(dir=session.create_tmp())) / "run"
     session.run("moebench", "doctor")
     session.run("moebench", "run", "tiny", "--device", "cpu", "--out", str(out))
     session.run("moebench", "report", str(out), "--out", str(out / "again"))

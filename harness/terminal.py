@@ -31,18 +31,7 @@ class Bar:
 
     def __init__(self, planned: Sequence[PlannedCase]) -> None:
         self._labels = {one.case.case_id: one.case.label() for one in planned}
-        self._bar = Progress(
-            TextColumn("{task.description}", table_column=None),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=err,
-            speed_estimate_period=600,
-            refresh_per_second=4,  # whoever draws takes time from whoever is measured
-            transient=True,
-        )
+        self._bar = progress()
         pairs = sum(len(one.implementations or ()) for one in planned)
         self._task = self._bar.add_task("starting", total=pairs)
         self.statuses: Counter[str] = Counter()
@@ -74,6 +63,22 @@ class Bar:
                     soft_wrap=True,
                 )
         self._bar.advance(self._task, len(records))
+
+
+def progress() -> Progress:
+    """Make a bar that shows what is done, how much of it, and the time left."""
+    return Progress(
+        TextColumn("{task.description}", table_column=None),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=err,
+        speed_estimate_period=600,
+        refresh_per_second=4,  # whoever draws takes time from whoever is measured
+        transient=True,
+    )
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ import os
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in workers
+os.environ["XDG_STATE_HOME"] = "/nonexistent/state"  # what the user's machine was calibrated to is no business of tests
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compiling processes, which can hang
 
 

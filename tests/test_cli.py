@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import cli
+from harness.cli.app import BAD_INPUT, INTERRUPTED, NOTHING
 from harness.running import machine as machine_module
 from harness.running.machine import Machine, MachineError, look_around
 
@@ -173,7 +174,7 @@ BAD = [
 def test_bad_input_is_one_line_and_exit_code_2(main: Main, words: list[str], message: str) -> None:
     code, out, err = main(*words)
     lines = [line for line in err.splitlines() if line and not re.match(r"\d+ cases, at most about", line)]
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     assert out == ""
     assert len(lines) == 1
     assert lines[0].startswith("moebench: ")
@@ -186,7 +187,7 @@ def test_a_bad_suite_names_file_key_and_what_is_allowed(main: Main, tmp_path: Pa
         '[suite]\nname = "mine"\n[[sweep]]\nhidden = 32\nexpert_hidden = 16\nexperts = 4\ntop_k = 9\ntokens = 1\n'
     )
     code, _, err = main("run", suite, "--out", tmp_path / "run")
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     assert re.search(r"mine\.toml: sweep 1: top_k = 9: at most experts = 4", err)
     assert not (tmp_path / "run").exists()
 
@@ -203,7 +204,7 @@ def test_a_machine_that_cannot_measure_is_exit_code_3(main: Main, monkeypatch: p
 
     monkeypatch.setattr(machine_module, "look_around", fail)
     code, _, err = main("run", "tiny")
-    assert code == cli.NOTHING
+    assert code == NOTHING
     assert "the worker died while looking for devices" in err
     assert "Traceback" not in err
 
@@ -213,7 +214,7 @@ def test_ctrl_c_while_looking_at_the_machine(main: Main, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(machine_module, "look_around", interrupt)
-    assert main("run", "tiny")[0] == cli.INTERRUPTED
+    assert main("run", "tiny")[0] == INTERRUPTED
 
 
 @pytest.mark.slow

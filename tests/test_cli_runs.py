@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import cli
+from harness.cli.app import BAD_INPUT, DONE, FAILURES, INTERRUPTED, NOTHING
 from harness.records.store import RECORDS, load_run, read_records
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_a_run_from_start_to_end(finished: Finished) -> None:
     out, done = finished
-    assert done.returncode == cli.DONE, done.stderr
+    assert done.returncode == DONE, done.stderr
     assert "Traceback" not in done.stderr
     assert "after start-up was spent measuring" in done.stdout
     assert (out / "report.md").exists()
@@ -71,7 +71,7 @@ def test_a_run_from_start_to_end(finished: Finished) -> None:
 @pytest.mark.slow
 def test_a_directory_that_holds_a_run_is_refused(finished: Finished) -> None:
     done = moebench("run", "tiny", "--out", finished[0])
-    assert done.returncode == cli.BAD_INPUT
+    assert done.returncode == BAD_INPUT
     assert "holds a run already; continue it with --resume" in done.stderr
 
 
@@ -79,14 +79,14 @@ def test_a_directory_that_holds_a_run_is_refused(finished: Finished) -> None:
 def test_a_finished_run_can_be_resumed(finished: Finished) -> None:
     before = read_records(finished[0])
     done = moebench("run", "--resume", finished[0])
-    assert done.returncode == cli.DONE, done.stderr
+    assert done.returncode == DONE, done.stderr
     assert "Report: " in done.stdout
     assert read_records(finished[0]) == before
 
 
 def test_a_run_can_be_reported_again(finished: Finished, tmp_path: Path) -> None:
     done = moebench("report", finished[0], "--out", tmp_path / "report")
-    assert done.returncode == cli.DONE, done.stderr
+    assert done.returncode == DONE, done.stderr
     assert (tmp_path / "report" / "report.md").exists()
     assert done.stderr == ""
 
@@ -97,14 +97,14 @@ def test_a_torn_line_is_mentioned_by_the_report(finished: Finished, tmp_path: Pa
     with (copy / RECORDS).open("ab") as file:
         file.write(b'{"case":')
     done = moebench("report", copy, "--out", tmp_path / "report")
-    assert done.returncode == cli.DONE
+    assert done.returncode == DONE
     assert "the last line of records.jsonl is torn and was skipped" in done.stderr
 
 
 @pytest.mark.slow
 def test_an_implementation_that_is_always_refused_measures_nothing(tmp_path: Path) -> None:
     done = moebench("run", "tiny", "--set", "tokens=4", "--impl", "fused", "--budget", "1s", "--out", tmp_path / "run")
-    assert done.returncode == cli.NOTHING
+    assert done.returncode == NOTHING
     assert "nothing was measured" in done.stderr
     assert {record.status for record in read_records(tmp_path / "run")[0]} == {"unsupported"}
 
@@ -149,7 +149,7 @@ def test_a_third_partys_package_is_listed(third_party: dict[str, str]) -> None:
 def test_a_third_partys_package_is_validated(third_party: dict[str, str]) -> None:
     done = moebench("validate", "--impl", "theirs", "--json", env=third_party)
     rows = json.loads(done.stdout)
-    assert done.returncode == cli.FAILURES
+    assert done.returncode == FAILURES
     assert {row["implementation"] for row in rows} == {"theirs"}
     (checked,) = (row for row in rows if (row["dtype"], row["pass"]) == ("fp32", "forward"))
     assert checked["failed"] > 0
@@ -163,7 +163,7 @@ def test_a_third_partys_package_is_run_and_its_failures_make_exit_code_1(
     words = ("tiny", "--set", "tokens=4", "--set", "pass=forward", "--set", "scope=experts", "--budget", "1s")
     done = moebench("run", *words, "--impl", "loop,theirs,falls", "--out", tmp_path / "run", env=third_party)
     found = {record.impl.name: record for record in read_records(tmp_path / "run")[0]}
-    assert done.returncode == cli.FAILURES, done.stderr
+    assert done.returncode == FAILURES, done.stderr
     assert {name: record.status for name, record in found.items()} == {
         "loop": "ok", "theirs": "disagrees", "falls": "crashed",
     }  # fmt: skip
@@ -205,7 +205,7 @@ def interrupted(out: Path, when: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path) -> None:
     done = interrupted(tmp_path / "run", RECORDS)
-    assert done.returncode == cli.INTERRUPTED
+    assert done.returncode == INTERRUPTED
     assert f"moebench run --resume {tmp_path / 'run'}" in done.stderr
     assert "Traceback" not in done.stderr
     run = load_run(tmp_path / "run")
@@ -218,6 +218,6 @@ def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path) ->
 @pytest.mark.slow
 def test_ctrl_c_before_anything_is_measured(tmp_path: Path) -> None:
     done = interrupted(tmp_path / "run", "run.json")
-    assert done.returncode == cli.INTERRUPTED
+    assert done.returncode == INTERRUPTED
     assert "--resume" in done.stderr
     assert "Traceback" not in done.stderr

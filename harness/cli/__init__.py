@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import NoReturn
 
 from harness import terminal
-from harness.cli import measuring, showing  # noqa: F401 (each puts its commands into the app)
+from harness.cli import (  # noqa: F401 (each puts its commands into the app)
+    calibrate,
+    comparing,
+    exporting,
+    history,
+    measuring,
+    showing,
+)
 from harness.cli.app import BAD_INPUT, INTERRUPTED, NOTHING, app
 
 __all__ = ["app", "main"]

@@ -103,6 +103,8 @@ def run(  # noqa: PLR0913, PLR0917 (one parameter an option)
 def _measure(current: Session) -> int:
     if current.torn_lines:
         terminal.err.print("one torn line at the end of records.jsonl is cut off; its record is measured again")
+    if current.complaint:
+        terminal.err.print(escape(current.complaint), highlight=False, soft_wrap=True)
     try:
         with terminal.Bar(current.to_do()) as bar:
             finished = current.measure(bar)

@@ -16,7 +16,8 @@ from harness.measure.executions import execution_refuses, start_afresh
 from harness.measure.failures import Failure, explain
 from harness.measure.gate import Examiner
 from harness.measure.metering import ENERGY_SHARE, MEMORY_CALLS, energy_window_s, meter_energy, meter_memory
-from harness.measure.timing import LEAST_SHARE, DroppedError, Timed, TimedSection
+from harness.measure.neighbours import count_cpu, neighbours
+from harness.measure.timing import LEAST_SHARE, DroppedError, StartOverError, Timed, TimedSection
 from harness.measure.work import work_of
 from harness.records.derive import derive
 from harness.records.record import Energy, ImplInfo, Memory, Record
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from harness.layer.weights import Weights
     from harness.measure.gate import Admission
     from harness.measure.surroundings import Surroundings
-    from harness.records.record import Agreement, Balance, Timing, Work
+    from harness.records.record import Agreement, Balance, Neighbours, Timing, Work
 
 R = TypeVar("R")
 HARNESS = ""
@@ -69,10 +70,11 @@ class Bout:
         self.case = case
         self.around = around
         self.examiner = Examiner(case, weights)
+        self._neighbours: Neighbours | None = None
 
     def run(self, implementations: Sequence[Implementation], budget_ns: float) -> list[Record]:
         """Gate, time and meter everybody within ``budget_ns``; nobody's failure is anybody else's."""
-        with _short_collections():
+        with short_collections():
             return self._run(implementations, budget_ns)
 
     def _run(self, implementations: Sequence[Implementation], budget_ns: float) -> list[Record]:
@@ -142,11 +144,16 @@ class Bout:
         while admitted := {result.name: result for result in results if result.admission}:
             left_ns = max(budget_ns - (clock.now_ns() - start), LEAST_SHARE * budget_ns)
             admissions = [result.admission for result in admitted.values() if result.admission]
+            before = count_cpu()
             try:
                 timed = TimedSection(self.examiner, self.around, admissions).run(left_ns, MEMORY_CALLS)
             except DroppedError as dropped:
                 admitted[dropped.name].fail(explain(dropped.error))
+            except StartOverError:
+                pass
             else:
+                if self.around.conduct is None:  # with turns to take, the other side's CPU time is no neighbour's
+                    self._neighbours = neighbours(before, count_cpu(), self.around.board)
                 self._settle(admitted, timed)
                 return
             self._recover()
@@ -200,7 +207,7 @@ class Bout:
 
     def _meter(self, result: _Result, window_s: float) -> None:
         """Meter memory and energy; when that fails the time still stands."""
-        if not result.timing or not result.admission:
+        if not self.around.metered or not result.timing or not result.admission:
             return
         contestant, inputs = result.admission.contestant, self.examiner.answers.draw(0)
         memory = self._try(result.name, "memory", lambda: meter_memory(contestant, inputs, self.around))
@@ -230,6 +237,7 @@ class Bout:
             energy=result.energy,
             balance=spread,
             work=result.work,
+            neighbours=self._neighbours if result.timing else None,
         )
         return derive(record, self.around.ceilings)
 
@@ -240,7 +248,7 @@ def _beats_its_floor(result: _Result) -> bool:
 
 
 @contextlib.contextmanager
-def _short_collections() -> Iterator[None]:
+def short_collections() -> Iterator[None]:
     """Leave what is there already out of garbage collections, each of which would take a tenth of a second."""
     gc.freeze()
     try:

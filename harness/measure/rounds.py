@@ -122,8 +122,13 @@ def warm_up(entry: Entry, inputs: Sequence[Any], clock: Clock, rules: Rules) -> 
             break
     entry.warmup_calls = len(times)
     entry.warm = not _still_falling(times)
-    entry.calls = max(1, min(MAX_CALLS_PER_SAMPLE, math.ceil(rules.min_sample_ns / max(1.0, entry.estimate_ns))))
+    entry.calls = calls_for(entry.estimate_ns, rules)
     return spent
+
+
+def calls_for(call_ns: float, rules: Rules) -> int:
+    """Return how many calls make up a sample that is long enough."""
+    return max(1, min(MAX_CALLS_PER_SAMPLE, math.ceil(rules.min_sample_ns / max(1.0, call_ns))))
 
 
 def _still_falling(times: Sequence[float]) -> bool:

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from harness.cases.datasheet import Datasheet
     from harness.measure.clocks import Clock
     from harness.measure.meters.nvml import Board
+    from harness.measure.rounds import Stopped
+    from harness.measure.timing import TimedSection
     from harness.records.environment import Ceilings
+
+    Conduct = Callable[[TimedSection, float, int], Stopped]
 
 
 @dataclass
@@ -20,7 +24,9 @@ class Surroundings:
 
     ``note(implementation, stage)`` is called before anything an implementation could die in. ``timed`` is False when
     only agreement is asked for. ``measure_again`` gives ceilings for a second opinion. ``energy_window_s`` is the
-    longest window; ``measuring_ns`` counts what was spent inside measured calls.
+    longest window; ``measuring_ns`` counts what was spent inside measured calls. ``metered`` is False when time is all
+    that is wanted. ``conduct`` takes the timed part through warm-up and rounds, given its budget in nanoseconds and how
+    many calls of each come after; None where the bout does it by itself.
     """
 
     clock: Clock
@@ -34,5 +40,7 @@ class Surroundings:
     idle_watts: float | None = None
     energy_window_s: float = 5.0
     timed: bool = True
+    metered: bool = True
+    conduct: Conduct | None = None
     measure_again: Callable[[], Ceilings] | None = None
     measuring_ns: float = 0.0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from harness.layer.inputs import Inputs
     from harness.measure.gate import Admission, Examiner
-    from harness.measure.rounds import Stopped
+    from harness.measure.rounds import Rules, Stopped
     from harness.measure.surroundings import Surroundings
 
 CONTROL = "(A/A control)"
@@ -39,6 +39,10 @@ class DroppedError(Exception):
         super().__init__(name)
         self.name = name
         self.error = error
+
+
+class StartOverError(Exception):
+    """Another side of the same bout lost a contestant: this one's rounds have nothing to be held against."""
 
 
 @dataclass(frozen=True)
@@ -59,50 +63,63 @@ class Timed:
 
 
 class TimedSection:
-    """One attempt at timing a bout's contestants side by side."""
+    """One attempt at timing a bout's contestants side by side. Who is timed when is up to whoever conducts it.
+
+    ``entries`` are the contestants' lines by name, ``control`` the line that a contestant is entered under once more.
+    """
 
     def __init__(self, examiner: Examiner, around: Surroundings, admissions: Sequence[Admission]) -> None:
         self.examiner = examiner
         self.around = around
         self.admissions = {admission.contestant.name: admission for admission in admissions}
+        self.entries = {name: self.entry(name) for name in self.admissions}
+        self.control: Entry | None = None
         self._case = examiner.case
         self._traversed = Traversed(self._case, around.cache_bytes)
         self._spot = SpotCheck(self._case.case_id)
 
     def run(self, budget_ns: float, meter_calls: int) -> Timed:
-        """Warm up and run rounds. ``meter_calls`` more calls of each contestant are paid from the budget afterwards.
+        """Have it conducted. ``meter_calls`` more calls of each contestant are paid from the budget afterwards.
 
         Raises
         ------
         DroppedError
             naming the contestant that failed on the way, and what it raised.
+        StartOverError
+            when somebody failed on another side of the same bout.
         """
-        clock = self.around.clock
-        rules, start = rules_for(self._case.device, budget_ns, len(self.admissions)), clock.now_ns()
-        entries = {name: self._entry(name) for name in self.admissions}
-        inputs = [self._lend(draw) for draw in (0, 1)]
-        for entry in entries.values():
-            self.around.note(entry.owner, "warm-up")
-            self.around.measuring_ns += warm_up(entry, inputs, clock, rules)
-        owner = entries[control_owner(list(self.admissions.values()))]
-        twin = self._entry(owner.name, CONTROL)
-        twin.estimate_ns, twin.calls = owner.estimate_ns, owner.calls
-        reserved = clock.now_ns() - start + meter_calls * sum(entry.estimate_ns for entry in entries.values())
-        rules = replace(rules, budget_ns=max(budget_ns - reserved, LEAST_SHARE * budget_ns))
-        lines = [*entries.values(), twin]
-        stopped, spent = run_rounds(
-            lines, self._draw, clock, rules, self._case.traffic.seed, self.around.note, self._seen
-        )
-        self.around.measuring_ns += spent
+        conduct = self.around.conduct or conduct_rounds
+        stopped = conduct(self, budget_ns, meter_calls)
         traversed = {name: self._work_of(admission) for name, admission in self.admissions.items()}
-        timings = {name: self._timing(entry, traversed[name], stopped) for name, entry in entries.items()}
-        floor = noise_floor(*paired(owner, twin))
-        for timing in timings.values():
-            timing.noise_floor = floor
-        timings[owner.name].control_ns = twin.samples_ns
+        timings = {name: self._timing(entry, traversed[name], stopped) for name, entry in self.entries.items()}
+        if self.control:
+            owner = self.entries[self.control.owner]
+            floor = noise_floor(*paired(owner, self.control))
+            for timing in timings.values():
+                timing.noise_floor = floor
+            timings[owner.name].control_ns = self.control.samples_ns
         return Timed(timings, self._spot.kept, traversed)
 
-    def _entry(self, owner: str, name: str = "") -> Entry:
+    def warm_up(self, rules: Rules) -> None:
+        """Warm up everybody, one after the other."""
+        inputs = self.practice()
+        for entry in self.entries.values():
+            self.around.note(entry.owner, "warm-up")
+            self.around.measuring_ns += warm_up(entry, inputs, self.around.clock, rules)
+
+    def practice(self) -> list[Lent]:
+        """Make inputs for calls that are not timed: those of the gate once more."""
+        return [self.lend(draw) for draw in range(FIRST_TIMED_DRAW)]
+
+    def enter_control(self, owner: str) -> Entry:
+        """Enter a contestant a second time."""
+        entry = self.entries[owner]
+        self.control = self.entry(owner, CONTROL)
+        self.control.estimate_ns, self.control.calls = entry.estimate_ns, entry.calls
+        return self.control
+
+    def entry(self, owner: str, name: str = "") -> Entry:
+        """Return a line for the rounds in which an admitted implementation runs."""
         contestant = self.admissions[owner].contestant
 
         def bind(lent: Lent) -> Callable[[], tuple[Tensor, ...]]:
@@ -118,17 +135,25 @@ class TimedSection:
 
         return Entry(name or owner, owner, bind, self.admissions[owner].call_ns)
 
-    def _draw(self, number: int) -> Lent:
-        lent = self._lend(number + FIRST_TIMED_DRAW)
+    def draw(self, number: int) -> Lent:
+        """Make the inputs of a timed draw, and count its work."""
+        lent = self.lend(number + FIRST_TIMED_DRAW)
         self._traversed.add(lent.inputs.routing)
         return lent
 
-    def _lend(self, draw: int) -> Lent:
+    def lend(self, draw: int) -> Lent:
+        """Make the inputs of any draw, in memory of their own."""
         inputs = self.examiner.answers.fresh(draw)
         return Lent(inputs, versions(inputs))
 
-    def _seen(self, entry: Entry, draw: int, inputs: Sequence[Lent], result: tuple[Any, ...]) -> None:
-        """Look at a timed call's result: inputs are as they were, it keeps the contract, and it may be kept."""
+    def seen(self, entry: Entry, draw: int, inputs: Sequence[Lent], result: tuple[Any, ...]) -> None:
+        """Look at a timed call's result: inputs are as they were, it keeps the contract, and it may be kept.
+
+        Raises
+        ------
+        DroppedError
+            naming whoever broke the contract.
+        """
         if any(versions(one.inputs) != one.versions for one in inputs):
             tampered = Agreement(passed=False, rule="a timed call changed its inputs")
             raise DroppedError(entry.owner, DisagreementError(tampered))
@@ -159,6 +184,22 @@ class TimedSection:
             warm=entry.warm,
             stopped=stopped,
         )
+
+
+def conduct_rounds(section: TimedSection, budget_ns: float, meter_calls: int) -> Stopped:
+    """Warm up, then run rounds until they are enough: how a bout is conducted that nobody else has a part in."""
+    around = section.around
+    device, seed = section.examiner.case.device, section.examiner.case.traffic.seed
+    rules, start = rules_for(device, budget_ns, len(section.admissions)), around.clock.now_ns()
+    section.warm_up(rules)
+    twin = section.enter_control(control_owner(list(section.admissions.values())))
+    later_ns = meter_calls * sum(entry.estimate_ns for entry in section.entries.values())
+    reserved = around.clock.now_ns() - start + later_ns
+    rules = replace(rules, budget_ns=max(budget_ns - reserved, LEAST_SHARE * budget_ns))
+    lines = [*section.entries.values(), twin]
+    stopped, spent = run_rounds(lines, section.draw, around.clock, rules, seed, around.note, section.seen)
+    around.measuring_ns += spent
+    return stopped
 
 
 def control_owner(admissions: Sequence[Admission]) -> str:

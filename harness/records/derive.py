@@ -48,6 +48,7 @@ def _derive_timing(timing: Timing) -> None:
     timing.min_ns = float(samples.min())
     timing.p05_ns, timing.p95_ns = (float(q) for q in np.quantile(samples, (0.05, 0.95)))
     timing.interval_ns = stats.median_interval(timing.samples_ns)
+    timing.min_interval_ns = stats.min_interval(timing.samples_ns)
 
 
 def _derive_work(work: Work, timing: Timing, case: Case, ceilings: Ceilings | None) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Annotated
 
 import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Ceilings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -56,18 +59,25 @@ class Rates(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What the verdict said of trials with one planted slowdown, in percent; 0 is an A/A trial."""
 
     planted_percent: float
-    slower: int = 0
-    faster: int = 0
-    same: int = 0
-    ambiguous: int = 0
+    slower: Count = 0
+    faster: Count = 0
+    same: Count = 0
+    ambiguous: Count = 0
+
+    @property
+    def trials(self) -> int:
+        """How many verdicts there were."""
+        return self.slower + self.faster + self.same + self.ambiguous
 
 
 class Calibration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How far this machine's verdicts can be trusted: ``moebench calibrate``.
 
+    ``rates`` are the verdicts at ``threshold``, ``rates_at`` those on the same samples at other thresholds, by percent.
     ``resolves`` holds, by seconds of measuring two implementations side by side, the smallest slowdown that 95 of 100
     trials would have found. ``process_floor`` is the 95th percentile of the absolute log-ratio to the control between
-    two worker processes that ran the same code; None with fewer than 3 processes.
+    two worker processes that ran the same code; None with fewer than 3 processes. ``others_share`` and ``steal_share``
+    are the shares of all CPUs' time that other processes and other virtual machines had meanwhile.
     """
 
     case: str
@@ -83,6 +93,16 @@ class Calibration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     taken_at: str
     others_share: float | None = None
     steal_share: float | None = None
+    rates_at: dict[str, list[Rates]] = {}
+
+    def __post_init__(self) -> None:
+        if not self.unplanted:
+            raise ValueError("rates: some A/A trials, with 0 % planted")
+
+    @property
+    def unplanted(self) -> Rates | None:
+        """The verdicts on identical code."""
+        return next((row for row in self.rates if row.planted_percent == 0 and row.trials), None)
 
 
 class Environment(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

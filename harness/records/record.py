@@ -65,6 +65,7 @@ class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     p05_ns: float | None = None
     p95_ns: float | None = None
     interval_ns: tuple[float, float] | None = None
+    min_interval_ns: tuple[float, float] | None = None
 
 
 class TensorError(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+FEWEST = 6
+"""With fewer samples no interval of order statistics covers the median with 95 %."""
+MODES_APART = 3.0
+"""How many of their own spreads the medians of two groups of samples must be apart to be called two speeds."""
+MODES_GAP = 2.0
+"""How many of those spreads no sample may lie between; a long tail alone leaves gaps of one."""
+
+
 def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Distribution-free interval of the median, from the order statistics of the binomial(n, 1/2).
 
@@ -45,8 +53,8 @@ def _rank(n: int, confidence: float) -> int:
 
 
 def relative_half_width(samples: Sequence[float]) -> float:
-    """Half the 95 % interval of the median, relative to the median; infinite below 6 samples."""
-    if len(samples) < 6:
+    """Half the 95 % interval of the median, relative to the median; infinite below ``FEWEST`` samples."""
+    if len(samples) < FEWEST:
         return math.inf
     low, high = median_interval(samples)
     return (high - low) / 2 / float(np.median(samples))
@@ -77,3 +85,42 @@ def drifts(samples: Sequence[float], threshold: float = 0.05) -> bool:
         return False
     first, last = float(np.median(samples[:third])), float(np.median(samples[-third:]))
     return abs(last / first - 1) > threshold
+
+
+def min_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the minimum: from the least seen up to what the least of as many samples would hardly exceed.
+
+    Of n samples drawn again with replacement, all miss the j smallest with probability (1 - j/n)^n; the smallest j that
+    makes this at most 1 - confidence gives the upper end.
+
+    Raises
+    ------
+    ValueError
+        without samples.
+    """
+    if not len(samples):
+        raise ValueError("no samples")
+    n, ordered = len(samples), np.sort(np.asarray(samples, dtype=np.float64))
+    upper = next(j for j in range(1, n + 1) if (1 - j / n) ** n <= 1 - confidence)
+    return float(ordered[0]), float(ordered[upper - 1])
+
+
+def bimodal(samples: Sequence[float], least: float = 0.1) -> float | None:
+    """Share of the samples at the slower of two speeds, None when there are not two.
+
+    The logarithms are cut at their widest gap that leaves ``least`` of them on either side. Two speeds are two groups
+    whose medians are apart by more than 2 % and by ``MODES_APART`` times the larger group's spread (median absolute
+    deviation, scaled to a normal's sigma), with ``MODES_GAP`` times that spread empty. None below 20 samples.
+    """
+    n = len(samples)
+    if n < 20:
+        return None
+    ordered = np.log(np.sort(np.asarray(samples, dtype=np.float64)))
+    first = max(1, math.ceil(least * n))
+    gaps = np.diff(ordered)[first - 1 : n - first]
+    cut = first + int(np.argmax(gaps))
+    fast, slow = ordered[:cut], ordered[cut:]
+    spread = max(1.4826 * float(np.median(np.abs(part - np.median(part)))) for part in (fast, slow))
+    apart = float(np.median(slow) - np.median(fast))
+    gap = float(gaps.max())
+    return len(slow) / n if apart > max(MODES_APART * spread, 0.02) and gap > MODES_GAP * spread else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from filelock import FileLock
@@ -150,8 +150,8 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     return records, int(bool(torn))
 
 
-def replace_file(path: Path, content: msgspec.Struct) -> None:
-    """Write a struct as indented JSON through a temporary file, so that readers see the old or the new, never half."""
+def replace_file(path: Path, content: msgspec.Struct | dict[str, Any]) -> None:
+    """Write content as indented JSON through a temporary file, so that readers see the old or the new, never half."""
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")

@@ -6,6 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
+from scipy import stats
+
+from harness.cases.shape import require
+from harness.records.estimates import MIN_PROCESSES, MIN_ROUNDS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,8 +29,8 @@ class Verdict:
     """What may be said of a log-ratio of times.
 
     ``delta`` is the difference that counts, as a log-ratio: the asked threshold, or the noise that was seen where that
-    is larger. ``p`` is two-sided, against a difference of ``delta``; ``why`` says in plain words what kept an AMBIGUOUS
-    one from being more.
+    is larger. ``p`` is two-sided, against a difference of ``delta``, and not below what the scatter of what is the same
+    allows; ``why`` says in plain words what kept an AMBIGUOUS one from being more.
     """
 
     word: Word
@@ -34,27 +39,75 @@ class Verdict:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Scatter:
+    """What two of the same differ by, however long they are measured: processes of one code, windows of one meter.
+
+    Differences beyond ``floor``, a log-ratio, come once in 20 times; ``freedom`` says from how many differences that is
+    known, infinite where it is taken as known. ``remedy`` is what to do about it.
+    """
+
+    floor: float
+    freedom: float = math.inf
+    remedy: str = "measure longer"
+
+    def chance(self, estimate: Estimate) -> float:
+        """Two-sided chance that the same differs by as much as the end of the interval that is nearer to nothing."""
+        nearer = max(estimate.low, -estimate.high)
+        if nearer <= 0:
+            return 1.0
+        if not self.floor:
+            return 0.0
+        unit = self.floor / stats.t.isf(SIGNIFICANCE / 2, self.freedom)
+        return float(2 * stats.t.sf(nearer / unit, self.freedom))
+
+
+def parse_threshold(text: str) -> float:
+    """Read ``2%`` or ``0.02`` as the share 0.02.
+
+    Raises
+    ------
+    ValueError
+        for anything but a share from 0 to below 1.
+    """
+    number = text.strip().removesuffix("%").strip()
+    try:
+        share = float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    require(0 <= share < 1, "--threshold", text, "a share such as 2% or 0.02, below 100%")
+    return share
+
+
 def delta_of(threshold: float, *floors: float | None) -> float:
     """Return the log-ratio that counts: the threshold, a share of the time, or the largest noise floor known."""
     return max([math.log1p(threshold), *(floor for floor in floors if floor is not None)])
 
 
-def judge(estimate: Estimate | None, delta: float) -> Verdict:
+def judge(estimate: Estimate | None, delta: float, scatter: Scatter | None = None) -> Verdict:
     """Say what an estimate of log(new time / base time) shows, against a difference of ``delta`` that counts.
 
-    SLOWER when the whole interval is above +delta, FASTER when below -delta, SAME when between them, else AMBIGUOUS,
-    which does not mean improved or regressed.
+    SLOWER when the whole interval is above +delta, FASTER when below -delta, SAME when it does not leave them, else
+    AMBIGUOUS, which does not mean improved or regressed. ``scatter`` is of what the estimate's own interval does not
+    know: a difference counts from its floor on, but nothing is the SAME for being below that.
     """
+    counts = max(delta, scatter.floor) if scatter else delta
     if estimate is None:
-        return Verdict("AMBIGUOUS", delta, why="too few rounds to say anything; measure longer")
-    p = min(1.0, 2 * min(estimate.p_above(delta), estimate.p_below(-delta)))
-    if estimate.low > delta:
-        return Verdict("SLOWER", delta, p)
-    if estimate.high < -delta:
-        return Verdict("FASTER", delta, p)
-    if estimate.low > -delta and estimate.high < delta:
-        return Verdict("SAME", delta, p)
-    return Verdict("AMBIGUOUS", delta, p, why="the interval reaches over the difference that counts; measure longer")
+        why = f"fewer than {MIN_ROUNDS} rounds, or {MIN_PROCESSES} processes where base and new had one each"
+        return Verdict("AMBIGUOUS", counts, why=f"{why}; measure longer")
+    p = min(1.0, 2 * min(estimate.p_above(counts), estimate.p_below(-counts)))
+    if scatter:
+        p = max(p, scatter.chance(estimate))
+    if estimate.low > counts:
+        return Verdict("SLOWER", counts, p)
+    if estimate.high < -counts:
+        return Verdict("FASTER", counts, p)
+    if -delta <= estimate.low and estimate.high <= delta < math.inf:
+        return Verdict("SAME", counts, p)
+    why = "the interval reaches over the difference that counts; measure longer"
+    if scatter and max(estimate.low, -estimate.high) > delta:
+        why = f"a difference, but no larger than identical code shows; {scatter.remedy}"
+    return Verdict("AMBIGUOUS", counts, p, why)
 
 
 def hold(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -68,6 +121,6 @@ def hold(verdicts: Sequence[Verdict]) -> list[Verdict]:
     for rank, i in enumerate(order):
         stands = stands and verdicts[i].p <= SIGNIFICANCE / (len(verdicts) - rank)
         if not stands and verdicts[i].word in {"FASTER", "SLOWER"}:
-            why = f"{verdicts[i].word} on its own, not among {len(verdicts)} comparisons; measure longer, or fewer"
+            why = f"a difference on its own, not surely one among {len(verdicts)} comparisons; measure longer, or fewer"
             held[i] = replace(verdicts[i], word="AMBIGUOUS", why=why)
     return held

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.report import units
+from harness.report.calibrations import in_short
 from harness.report.escape import Markdown, markdown_table
 from harness.report.labels import run_labels, used_devices
 
@@ -57,6 +58,7 @@ def _devices(run: Run) -> dict[str, str]:
         device = run.environment.devices.get(word)
         if device is not None:
             described |= {f"{word}: {key}": value for key, value in _device(device).items()}
+            described[f"{word}: verdicts"] = in_short(run.environment.calibrations.get(word))
     return described
 
 

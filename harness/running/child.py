@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,7 +21,7 @@ from harness.running import blackbox, jobs
 from harness.running.environment import container_memory_bytes, container_used_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from harness.records.record import Status
 
@@ -87,10 +87,22 @@ class Death:
         return f"the process exited with code {self.returncode} {during}"
 
 
-class Child:
-    """Runs one job in a process group of its own."""
+@dataclass(frozen=True)
+class Outfit:
+    """What a worker gets beside its job: folders that come first on its path, open descriptors, variables."""
 
-    def __init__(self, job: jobs.Job, limits: Limits) -> None:
+    path: tuple[Path, ...] = ()
+    descriptors: tuple[int, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING_MORE = Outfit()
+
+
+class Child:
+    """Runs one job in a process group of its own. ``run`` does it all; who holds several looks at each, and ends it."""
+
+    def __init__(self, job: jobs.Job, limits: Limits, outfit: Outfit = NOTHING_MORE) -> None:
         self.limits = limits
         self._folder = tempfile.TemporaryDirectory(prefix="moebench-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
@@ -103,7 +115,8 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(limits),
+                env=_environment(limits, outfit),
+                pass_fds=outfit.descriptors,
                 start_new_session=True,
             )
         self._started_ns = time.monotonic_ns()
@@ -123,34 +136,47 @@ class Child:
         The worker's whole process group is gone when this returns or raises, KeyboardInterrupt included. It can be
         called once.
         """
-        with self._folder:
-            try:
-                by = self._watch(heard, ticked)
-            finally:
-                self._end()
-                self._collect(heard)
-            return None if self._done else Death(by, self._process.returncode, self.last(), self._log_tail())
+        by: By = "itself"
+        try:
+            while not (ended := self.look(heard)):
+                ticked(self.last())
+                self.wait(POLL_S)
+            by = ended
+        finally:
+            death = self.end(by, heard)
+        return death
 
     def last(self) -> blackbox.Entry:
         """Return what the worker announced last."""
         return blackbox.read(self.folder / jobs.BLACK_BOX)
 
-    def _watch(self, heard: Callable[[jobs.Outcome], None], ticked: Callable[[blackbox.Entry], None]) -> By:
-        """Wait until the worker is done or dead, or must be ended; say by whom it is."""
-        while self._process.poll() is None:
-            self._collect(heard)
-            if self._done:
-                break
-            last = self.last()
-            ticked(last)
-            if self._silent_s(last) > silence_limit_s(last, self.limits):
-                self._ask_for_stacks()
-                return "timeout"
-            if self.limits.memory_bytes and self._memory_bytes() > self.limits.memory_bytes:
-                return "memory"
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(POLL_S)
-        return "itself"
+    def look(self, heard: Callable[[jobs.Outcome], None], *, may_be_silent: bool = False) -> By | None:
+        """Hand on what was answered; when the worker is done or dead, or must be ended, say by whom it is."""
+        alive = self._process.poll() is None
+        self._collect(heard)
+        if self._done or not alive:
+            return "itself"
+        last = self.last()
+        if not may_be_silent and self._silent_s(last) > silence_limit_s(last, self.limits):
+            self._ask_for_stacks()
+            return "timeout"
+        if self.limits.memory_bytes and self._memory_bytes() > self.limits.memory_bytes:
+            return "memory"
+        return None
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until the worker ends."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+    def end(self, by: By, heard: Callable[[jobs.Outcome], None]) -> Death | None:
+        """End the worker's process group, hand on the last answers, and say how it died; None when it was done."""
+        with self._folder:
+            try:
+                self._kill()
+            finally:
+                self._collect(heard)
+            return None if self._done else Death(by, self._process.returncode, self.last(), self._log_tail())
 
     def _collect(self, heard: Callable[[jobs.Outcome], None]) -> None:
         for outcome in jobs.outcomes_from(self.folder, self._answers):
@@ -182,7 +208,7 @@ class Child:
             self._process.send_signal(signal.SIGUSR1)
             self._process.wait(STACKS_S)
 
-    def _end(self) -> None:
+    def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -200,24 +226,26 @@ def silence_limit_s(last: blackbox.Entry, limits: Limits) -> float:
     return limits.stage_s if last.impl else max(limits.stage_s, SETUP_LIMIT_S)
 
 
-def ask(job: jobs.Job, limits: Limits) -> tuple[list[jobs.Outcome], Death | None]:
+def ask(job: jobs.Job, limits: Limits, outfit: Outfit = NOTHING_MORE) -> tuple[list[jobs.Outcome], Death | None]:
     """Run a short job to its end and return what it answered; begin anew a few times when killed from outside."""
     death: Death | None = None
     heard: list[jobs.Outcome] = []
     for _ in range(KILLS_FORGIVEN):
         heard.clear()
-        death = Child(job, limits).run(heard.append, lambda _: None)
+        death = Child(job, limits, outfit).run(heard.append, lambda _: None)
         if death is None or not death.killed_from_outside:
             break
     return heard, death
 
 
-def _environment(limits: Limits) -> dict[str, str]:
+def _environment(limits: Limits, outfit: Outfit = NOTHING_MORE) -> dict[str, str]:
     """Variables of the worker: the checkout on its path, unbuffered output, who its parent is, its memory limit."""
     root = Path(harness.__file__).resolve().parent.parent
-    paths = [str(root) if (root / "pyproject.toml").exists() else "", os.environ.get("PYTHONPATH", "")]
+    checkout = [str(root)] if (root / "pyproject.toml").exists() else []
+    paths = [*map(str, outfit.path), *checkout, os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
+        **outfit.variables,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONUNBUFFERED": "1",
         jobs.PARENT_VARIABLE: str(os.getpid()),

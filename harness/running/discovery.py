@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.records.record import plain_text
@@ -44,6 +46,19 @@ def load_all(announce: Callable[[str], None], skip: Mapping[str, str]) -> dict[s
             if not info.name.startswith("_"):
                 _load(f"{root}.{info.name}", broken, announce, skip)
     return broken
+
+
+def strays(homes: Mapping[str, str]) -> dict[str, str]:
+    """Return modules that were imported from outside the file or folder they belong in, and where they came from.
+
+    ``homes`` goes by top-level module; others may come from anywhere.
+    """
+    found = {}
+    for name, module in list(sys.modules.items()):
+        home, file = homes.get(name.partition(".")[0]), getattr(module, "__file__", None)
+        if home and file and not Path(file).resolve().is_relative_to(home):
+            found[name] = str(file)
+    return found
 
 
 def _load(module: str, broken: dict[str, str], announce: Callable[[str], None], skip: Mapping[str, str]) -> bool:

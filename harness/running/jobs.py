@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness.cases.case import PlannedCase
+from harness.cases.case import Case, PlannedCase
 from harness.records.environment import Ceilings, Device
 from harness.records.record import Record
 from harness.records.store import replace_file
+from harness.records.trials import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +78,22 @@ class BoutsJob(msgspec.Struct, tag="bouts", kw_only=True):
     skip: dict[str, str] = {}
 
 
+class TurnsJob(msgspec.Struct, tag="turns", kw_only=True):
+    """Run bouts whose rounds are conducted by the parent, over the socket with the descriptor ``wire``.
+
+    ``homes`` says of top-level modules in which file or folder they must lie; what was imported from elsewhere is
+    reported. Memory is metered only when ``metered``, energy never.
+    """
+
+    planned: list[PlannedCase]
+    environment_id: str
+    wire: int
+    metered: bool = True
+    ceilings: dict[str, Ceilings] = {}
+    skip: dict[str, str] = {}
+    homes: dict[str, str] = {}
+
+
 class BoutOutcome(msgspec.Struct, tag="bout", kw_only=True):
     """One bout's records, the seconds it took, and those of them spent inside measured calls.
 
@@ -96,12 +113,40 @@ class ReadyOutcome(msgspec.Struct, tag="ready"):
     broken: dict[str, str] = {}
 
 
+class CalibrationJob(msgspec.Struct, tag="calibration", kw_only=True):
+    """Run ``count`` trials of an implementation against itself, ``trial_s`` each, numbered from ``first`` on.
+
+    ``baseline`` is the dense baseline's name; empty where there is none.
+    """
+
+    case: Case
+    impl: str
+    baseline: str
+    process: int
+    first: int
+    count: int
+    trial_s: float
+    skip: dict[str, str] = {}
+
+
+class TrialOutcome(msgspec.Struct, tag="trial", kw_only=True):
+    """One trial's raw samples."""
+
+    trial: Trial
+
+
+class RefusedOutcome(msgspec.Struct, tag="refused", kw_only=True):
+    """The implementation cannot be timed in this case, and why."""
+
+    reason: str
+
+
 class DoneOutcome(msgspec.Struct, tag="done"):
     """The job is done. A worker that ends without saying so has died, whatever its exit code."""
 
 
-Job = ProbeJob | CeilingsJob | BoutsJob
-Outcome = ProbeOutcome | CeilingsOutcome | BoutOutcome | ReadyOutcome | DoneOutcome
+Job = ProbeJob | CeilingsJob | BoutsJob | TurnsJob | CalibrationJob
+Outcome = ProbeOutcome | CeilingsOutcome | BoutOutcome | TrialOutcome | RefusedOutcome | ReadyOutcome | DoneOutcome
 
 
 def read_job(folder: Path) -> Job:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.running import jobs
-from harness.running.child import Limits, ask
+from harness.running.child import NOTHING_MORE, Limits, ask
 from harness.running.environment import assemble, parent_facts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness.records.environment import Ceilings, Environment
-    from harness.running.child import Death
+    from harness.running.child import Death, Outfit
 
 
 class MachineError(Exception):
@@ -38,8 +40,12 @@ class Machine:
         return next((name for name in self.environment.devices if name.startswith("cuda")), "cpu")
 
 
-def look_around(limits: Limits | None = None) -> Machine:
+def look_around(
+    limits: Limits | None = None, outfit: Outfit = NOTHING_MORE, skip: Mapping[str, str] | None = None
+) -> Machine:
     """Probe this machine; a module that takes the worker down on import is left out and listed as broken.
+
+    ``skip`` are modules to leave out from the start, and why.
 
     Raises
     ------
@@ -47,9 +53,9 @@ def look_around(limits: Limits | None = None) -> Machine:
         when the worker dies of something else.
     """
     limits = limits or Limits()
-    skip: dict[str, str] = {}
+    skip = dict(skip or {})
     while True:
-        heard, death = ask(jobs.ProbeJob(skip=skip), limits)
+        heard, death = ask(jobs.ProbeJob(skip=skip), limits, outfit)
         found = next((one for one in heard if isinstance(one, jobs.ProbeOutcome)), None)
         if found:
             listed = {one.name: one for one in found.implementations}

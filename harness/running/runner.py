@@ -20,13 +20,16 @@ from harness.running.child import KILLS_FORGIVEN, Child, Limits
 from harness.running.pacing import bout_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from harness.cases.case import Case, PlannedCase
     from harness.records.environment import Ceilings
     from harness.records.record import Status
     from harness.running.blackbox import Entry
     from harness.running.child import Death
+
+
+NOT_THERE = "no module registers it on this machine any more; `moebench list` shows what there is"
 
 
 class Progress(Protocol):
@@ -138,23 +141,12 @@ class Runner:
         self._progress.done(records)
 
     def _failure(self, case: Case, name: str, status: Status, reason: str, log_tail: str = "") -> Record:
-        return Record(
-            case=case,
-            case_id=case.case_id,
-            impl=impl_info(self.course.listed.get(name, jobs.Listed(name=name))),
-            status=status,
-            reason=reason,
-            log_tail=log_tail,
-            environment_id=self.course.environment_id,
-            taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        listed = self.course.listed.get(name, jobs.Listed(name=name))
+        return failure(case, listed, self.course.environment_id, status, reason, log_tail)
 
     def _why_absent(self, name: str, broken: dict[str, str]) -> str:
         origin = self.course.listed[name].origin if name in self.course.listed else ""
-        for module, reason in broken.items():
-            if origin == module or origin.startswith(module + "."):
-                return f"its module {module} could not be imported: {reason}"
-        return "no module registers it on this machine any more; `moebench list` shows what there is"
+        return why_broken(origin, broken) or NOT_THERE
 
 
 class _Watch:
@@ -193,6 +185,30 @@ def chunks(planned: Sequence[PlannedCase], *, one_worker: bool) -> list[list[Pla
 def _names(planned: PlannedCase) -> tuple[str, ...]:
     assert planned.implementations is not None, "a plan names the implementations of every case"
     return planned.implementations
+
+
+def failure(
+    case: Case, listed: jobs.Listed, environment_id: str, status: Status, reason: str, log_tail: str = ""
+) -> Record:
+    """Return the record of an implementation that was not measured."""
+    return Record(
+        case=case,
+        case_id=case.case_id,
+        impl=impl_info(listed),
+        status=status,
+        reason=reason,
+        log_tail=log_tail,
+        environment_id=environment_id,
+        taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def why_broken(origin: str, broken: Mapping[str, str]) -> str:
+    """Say why the module an implementation comes from, or a package above it, could not be imported; else nothing."""
+    for module, reason in broken.items():
+        if origin == module or origin.startswith(module + "."):
+            return f"its module {module} could not be imported: {reason}"
+    return ""
 
 
 def impl_info(listed: jobs.Listed) -> ImplInfo:

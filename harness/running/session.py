@@ -10,6 +10,7 @@ import msgspec
 
 from harness.cases.shape import require
 from harness.records.store import RunInfo, RunStore, load_run, read_records
+from harness.running.calibrate import load_calibrations
 from harness.running.child import Limits, available_memory_bytes
 from harness.running.machine import measure_ceilings
 from harness.running.pacing import bout_weights
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Session:
-    """A run directory with what is still to be measured in it."""
+    """A run directory with what is still to be measured in it. ``complaint`` is about a calibration of no use."""
 
     path: Path
     info: RunInfo
     machine: Machine
     limits: Limits
     torn_lines: int = 0
+    complaint: str = ""
 
     def to_do(self) -> list[PlannedCase]:
         """Return the cases and implementations that have no record yet."""
@@ -104,9 +106,11 @@ def start(plan: Plan, path: Path, machine: Machine, command: str, stage_s: float
         budget_s=plan.budget_s,
     )
     store = RunStore(path)
+    calibrations, complaint = load_calibrations(machine.environment.environment_id)
+    machine = replace(machine, environment=msgspec.structs.replace(machine.environment, calibrations=calibrations))
     store.write_environment(machine.environment)
     store.write_info(info)  # last: a directory with this file holds a run
-    return Session(path, info, machine, limits)
+    return Session(path, info, machine, limits, complaint=complaint)
 
 
 def resume(path: Path, machine: Machine, stage_s: float) -> Session:
@@ -124,8 +128,14 @@ def resume(path: Path, machine: Machine, stage_s: float) -> Session:
             f"--resume = {str(path)!r}: taken in environment {then}, this machine is {now_here}; start a new run"
         )
     devices = tuple(dict.fromkeys(one.case.device for one in run.info.plan))
-    known = msgspec.structs.replace(machine.environment, ceilings=run.environment.ceilings)
-    return Session(path, run.info, replace(machine, environment=known), limits_for(devices, stage_s), run.torn_lines)
+    calibrations, complaint = load_calibrations(now_here)
+    known = msgspec.structs.replace(
+        machine.environment,
+        ceilings=run.environment.ceilings,
+        calibrations=run.environment.calibrations | calibrations,
+    )
+    machine, limits = replace(machine, environment=known), limits_for(devices, stage_s)
+    return Session(path, run.info, machine, limits, run.torn_lines, complaint)
 
 
 def limits_for(devices: tuple[str, ...], stage_s: float) -> Limits:

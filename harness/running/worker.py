@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import math
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from socket import socket
 from typing import TYPE_CHECKING
 
 from harness.cases.datasheet import datasheet_for
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
     from harness.cases.datasheet import Datasheet
     from harness.layer.contract import Implementation
     from harness.layer.weights import Weights
-    from harness.running.jobs import BoutsJob, CeilingsJob, Job
+    from harness.measure.surroundings import Conduct
+    from harness.running.jobs import BoutsJob, CalibrationJob, CeilingsJob, Job, TurnsJob
 
 SETUP_IMPL = ""
+WHY_NO_ENERGY = "two workers take turns on the device, whose counter counts both; `moebench run` meters energy"
 
 
 class Worker:
@@ -72,6 +76,10 @@ class Worker:
             self.note("", SETUP_IMPL, "setup")
             if isinstance(job, jobs.ProbeJob):
                 self._probe(broken)
+            elif isinstance(job, jobs.TurnsJob):
+                self._turns(job, broken)
+            elif isinstance(job, jobs.CalibrationJob):
+                self._calibrate(job, broken)
             else:
                 self._bouts(job, broken)
         self.answer(jobs.DoneOutcome())
@@ -94,16 +102,9 @@ class Worker:
         self.answer(jobs.CeilingsOutcome(ceilings=ceilings))
 
     def _bouts(self, job: BoutsJob, broken: dict[str, str]) -> None:
-        import torch
-
-        import harness.measure.bout  # noqa: F401 (and all it imports, before the clock of the first bout starts)
         from harness.measure.failures import is_out_of_memory
-        from harness.measure.meters.memory import allocations_are_reported
 
-        if job.timed:
-            allocations_are_reported()  # torch's profiler takes a second to come up: not in the first bout's time
-        else:
-            torch.set_num_threads(1)  # the gate's cases are tiny: threads would only wait for each other
+        _come_up(timed=job.timed)
         self.answer(jobs.ReadyOutcome(broken))
         left_s, weights_of = job.budget_s, bout_weights(job.planned, job.ceilings)
         for number, planned in enumerate(job.planned):
@@ -124,6 +125,54 @@ class Worker:
             left_s -= ended - begun
             self.answer(outcome)
 
+    def _turns(self, job: TurnsJob, broken: dict[str, str]) -> None:
+        """Run the bouts that the parent asks for, one after another, in rounds that it conducts."""
+        from harness.measure.failures import is_out_of_memory
+        from harness.measure.turns import TurnTaker
+        from harness.measure.wire import Over, Ready, Wire
+
+        _come_up(timed=True)
+        by_id = {planned.case.case_id: planned for planned in job.planned}
+        taker = TurnTaker(Wire(socket(fileno=job.wire)))
+        taker.wire.send(Ready(broken, discovery.strays(job.homes)))
+        while case_id := taker.next_case():
+            planned, start = by_id[case_id], time.perf_counter()
+            self.note(case_id, SETUP_IMPL, jobs.WEIGHTS_STAGE)
+            try:
+                weights = self._layer(planned.case)
+                taker.has_layer()
+                outcome = self._bout(job, planned, weights, math.inf, taker)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                outcome = _too_large(job, planned, error)
+            outcome.wall_s = time.perf_counter() - start
+            self.answer(outcome)
+            taker.wire.send(Over())
+
+    def _calibrate(self, job: CalibrationJob, broken: dict[str, str]) -> None:
+        from harness.measure.caches import cache_bytes
+        from harness.measure.calibration import RefusedError, TrialSeries
+        from harness.measure.clocks import clock_for
+        from harness.measure.surroundings import Surroundings
+
+        case, known = job.case, registered()
+        _take_device(case)
+        self.answer(jobs.ReadyOutcome(broken))
+        self.note(case.case_id, SETUP_IMPL, jobs.WEIGHTS_STAGE)
+        around = Surroundings(
+            clock=clock_for(case.device),
+            note=lambda impl, stage: self.note(case.case_id, impl, stage),
+            environment_id="",
+            cache_bytes=cache_bytes(case.device),
+        )
+        series = TrialSeries(case, self._layer(case), around, job.process)
+        try:
+            for trial in series.run(known[job.impl], known.get(job.baseline), job.first, job.count, job.trial_s * 1e9):
+                self.answer(jobs.TrialOutcome(trial=trial))
+        except RefusedError as error:
+            self.answer(jobs.RefusedOutcome(reason=str(error)))
+
     def _layer(self, case: Case) -> Weights:
         """Return the case's weights, made anew only when the last case ran on others."""
         from harness.layer.weights import make_weights
@@ -133,7 +182,14 @@ class Worker:
             self._weights, self._layer_key = make_weights(case), case.layer_key
         return self._weights.serving(case.shape)
 
-    def _bout(self, job: BoutsJob, planned: PlannedCase, weights: Weights, budget_s: float) -> jobs.BoutOutcome:
+    def _bout(
+        self,
+        job: BoutsJob | TurnsJob,
+        planned: PlannedCase,
+        weights: Weights,
+        budget_s: float,
+        conduct: Conduct | None = None,
+    ) -> jobs.BoutOutcome:
         from harness.measure.bout import Bout
         from harness.measure.caches import cache_bytes
         from harness.measure.ceilings import measure_ceilings
@@ -142,12 +198,10 @@ class Worker:
         from harness.running.devices import board_of
 
         case = planned.case
-        if case.device.startswith("cuda"):
-            import torch
-
-            torch.cuda.set_device(case.device)  # Triton and side streams take the current device
+        _take_device(case)
         ceilings = job.ceilings.get(case.device)
-        board, why_not = board_of(case.device)
+        turns = isinstance(job, jobs.TurnsJob)
+        board, why_not = (None, WHY_NO_ENERGY) if turns else board_of(case.device)
         around = Surroundings(
             clock=clock_for(case.device),
             note=lambda impl, stage: self.note(case.case_id, impl, stage),
@@ -158,7 +212,9 @@ class Worker:
             board=board,
             why_no_board=why_not,
             idle_watts=ceilings.idle_watts if ceilings else None,
-            timed=job.timed,
+            timed=isinstance(job, jobs.TurnsJob) or job.timed,
+            metered=isinstance(job, jobs.BoutsJob) or job.metered,
+            conduct=conduct,
             measure_again=lambda: measure_ceilings(case.device, (case.dtype,)),
         )
         records = Bout(case, weights, around).run(_asked(planned), budget_s * 1e9)
@@ -181,6 +237,14 @@ class Worker:
         return record
 
 
+def _take_device(case: Case) -> None:
+    """Make a case's GPU the current one: Triton and side streams take that."""
+    if case.device.startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(case.device)
+
+
 def _datasheet(device: str) -> Datasheet | None:
     if not device.startswith("cuda"):
         return None
@@ -196,7 +260,20 @@ def _asked(planned: PlannedCase) -> list[Implementation]:
     return [known[name] for name in planned.implementations or () if name in known]
 
 
-def _too_large(job: BoutsJob, planned: PlannedCase, error: Exception) -> jobs.BoutOutcome:
+def _come_up(*, timed: bool) -> None:
+    """Import all that a bout needs, before the clock of the first one starts."""
+    import torch
+
+    import harness.measure.bout  # noqa: F401
+    from harness.measure.meters.memory import allocations_are_reported
+
+    if timed:
+        allocations_are_reported()  # torch's profiler takes a second to come up
+    else:
+        torch.set_num_threads(1)  # the gate's cases are tiny: threads would only wait for each other
+
+
+def _too_large(job: BoutsJob | TurnsJob, planned: PlannedCase, error: Exception) -> jobs.BoutOutcome:
     """Tell every implementation of a case that its weights or inputs alone need more memory than there is."""
     from harness.measure.bout import describe
     from harness.measure.failures import explain

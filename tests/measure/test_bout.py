@@ -51,7 +51,7 @@ def assert_whole(record: Record) -> None:
     assert record.balance is not None
     timed = record.status in {"ok", "impossible"}
     assert (record.timing is not None) == (record.work is not None) == (record.memory is not None) == timed
-    assert (record.energy is not None) == timed
+    assert (record.energy is not None) == (record.neighbours is not None) == timed
     if record.status != "ok":
         assert record.reason
     if record.status in {"ok", "impossible", "disagrees"}:

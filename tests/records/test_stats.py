@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from harness.records.stats import drifts, median_interval, noise_floor, relative_half_width
+from harness.records.stats import bimodal, drifts, median_interval, min_interval, noise_floor, relative_half_width
 
 times = st.lists(st.floats(1.0, 1e9), min_size=1, max_size=60)
 
@@ -106,3 +106,70 @@ def test_the_noise_floor_pairs_rounds_and_needs_five() -> None:
 )
 def test_drift(samples: list[float], answer: bool) -> None:
     assert drifts(samples) is answer
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 20, 200, 5000])
+def test_the_minimums_interval_is_what_a_resampled_minimum_hardly_exceeds(n: int) -> None:
+    low, high = min_interval(range(n))
+    rank = int(high) + 1
+    assert low == 0
+    assert (1 - rank / n) ** n <= 0.05
+    assert rank == 1 or (1 - (rank - 1) / n) ** n > 0.05
+    assert rank <= 3
+
+
+@given(times)
+def test_the_minimums_interval_begins_at_it_and_leaves_the_samples_alone(samples: list[float]) -> None:
+    before = list(samples)
+    low, high = min_interval(samples)
+    assert low == min(samples) <= high
+    assert high in samples
+    assert samples == before
+
+
+def test_without_samples_there_is_no_minimum() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        min_interval([])
+
+
+def two_speeds(slow: int, apart: float, n: int = 60, seed: int = 0) -> list[float]:
+    """``slow`` of n samples that much slower, in any order, with noise of 1 %."""
+    generator = np.random.default_rng(seed)
+    samples = 100 * np.exp(generator.normal(0, 0.01, n))
+    samples[:slow] *= 1 + apart
+    return list(generator.permutation(samples))
+
+
+@pytest.mark.parametrize("slow", [8, 15, 30, 52])
+def test_two_speeds_are_seen_and_the_share_at_the_slower_told(slow: int) -> None:
+    assert bimodal(two_speeds(slow, 0.3)) == slow / 60
+
+
+@pytest.mark.parametrize("samples", [two_speeds(0, 0), two_speeds(2, 0.5), two_speeds(58, 0.5), two_speeds(30, 0.015)])
+def test_one_speed_a_few_outliers_and_a_small_step_are_not_two(samples: list[float]) -> None:
+    assert bimodal(samples) is None
+
+
+def test_too_few_samples_have_no_modes_and_equal_ones_have_one() -> None:
+    assert bimodal([100.0] * 9 + [200.0] * 10) is None
+    assert bimodal([100.0] * 10 + [200.0] * 10) == 0.5
+    assert bimodal([100.0] * 40) is None
+
+
+@pytest.mark.parametrize("kind", ["normal", "lognormal", "uniform", "exponential"])
+def test_one_hump_is_hardly_ever_called_two(kind: str) -> None:
+    generator = np.random.default_rng(5)
+    draws = {
+        "normal": 100 + generator.normal(0, 2, (300, 40)),
+        "lognormal": 100 * generator.lognormal(0, 0.2, (300, 40)),
+        "uniform": generator.uniform(100, 110, (300, 40)),
+        "exponential": 100 + generator.exponential(10, (300, 40)),
+    }[kind]
+    assert np.mean([bimodal(row) is not None for row in draws]) <= 0.03
+
+
+@given(st.lists(st.floats(1.0, 1e9), min_size=20, max_size=60))
+def test_modes_are_shares_of_the_samples_in_any_order(samples: list[float]) -> None:
+    share = bimodal(samples)
+    assert share is None or 0.1 <= share <= 0.9
+    assert bimodal(sorted(samples)) == share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -83,6 +84,20 @@ class Site:
 def make_site() -> type[Site]:
     """For fixtures that live longer than one test."""
     return Site
+
+
+@pytest.fixture(scope="session")
+def git_in() -> Callable[[Path], Callable[..., str]]:
+    """Git in a folder: ``git_in(folder)("status")`` returns what it printed."""
+
+    def in_folder(folder: Path) -> Callable[..., str]:
+        def git(*words: str) -> str:
+            command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@t", *words]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+        return git
+
+    return in_folder
 
 
 @pytest.fixture

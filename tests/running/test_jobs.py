@@ -9,6 +9,7 @@ import pytest
 from harness.records.environment import Ceilings, Device
 from harness.records.record import ImplInfo, Record
 from harness.records.store import replace_file
+from harness.records.trials import CpuTime, Line, Trial
 from harness.running import jobs
 
 if TYPE_CHECKING:
@@ -39,6 +40,18 @@ def every_job(plans: Any) -> list[jobs.Job]:
             ceilings={"cpu": CEILINGS},
             skip={"theirs.bad": "it died"},
         ),
+        jobs.TurnsJob(
+            planned=[plans.planned()],
+            environment_id="e",
+            wire=7,
+            metered=False,
+            ceilings={"cpu": CEILINGS},
+            skip={"theirs.bad": "it died"},
+            homes={"theirs": "/at/home"},
+        ),
+        jobs.CalibrationJob(
+            case=plans.case(), impl="a", baseline="", process=2, first=40, count=20, trial_s=3.0, skip={"bad": "died"}
+        ),
     ]
 
 
@@ -50,6 +63,9 @@ def every_outcome(plans: Any) -> list[jobs.Outcome]:
     )
     listed = jobs.Listed(name="a", family="peer", devices=("cpu",), passes=("forward",), dtypes=("fp32",))
     device = Device(name="d", kind="cpu", memory_bytes=1, cache_bytes=1)
+    line = Line(samples_ns=[1.5, 2.5], rounds=[0, 1], calls_per_sample=4, planted_percent=5.0, planted_ns=0.1)
+    cpu = CpuTime(capacity_s=2.0, own_s=1.0, others_s=0.5)
+    trial = Trial(process=1, number=7, call_ns=2.0, lines={"planted 5 %": line}, cpu=cpu)
     return [
         jobs.ProbeOutcome(
             implementations=[listed, jobs.Listed(name="b", broken="ImportError")],
@@ -59,6 +75,8 @@ def every_outcome(plans: Any) -> list[jobs.Outcome]:
         jobs.CeilingsOutcome(ceilings=CEILINGS),
         jobs.ReadyOutcome(broken={"theirs": "it died"}),
         jobs.BoutOutcome(case_id=case.case_id, records=[record], measuring_s=0.5, wall_s=1.0),
+        jobs.TrialOutcome(trial=trial),
+        jobs.RefusedOutcome(reason="a: unsupported: no"),
         jobs.DoneOutcome(),
     ]
 
@@ -75,7 +93,7 @@ def test_every_kind_of_outcome_survives_in_order(every_outcome: list[jobs.Outcom
         jobs.write_outcome(tmp_path, number, outcome)
     assert list(jobs.outcomes_from(tmp_path, 0)) == every_outcome
     assert list(jobs.outcomes_from(tmp_path, 3)) == every_outcome[3:]
-    assert list(jobs.outcomes_from(tmp_path, 5)) == []
+    assert list(jobs.outcomes_from(tmp_path, len(every_outcome))) == []
     assert {type(outcome) for outcome in every_outcome} == set(jobs.Outcome.__args__)
 
 

@@ -1,0 +1,1 @@
+"""Our samples in other tools' formats. Nothing here measures."""

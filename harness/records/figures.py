@@ -1,0 +1,113 @@
+"""The figures whose history is shown: what each is called, which way is worse, and how it is read from a record."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from harness.cases.shape import require
+from harness.records import stats
+from harness.records.estimates import samples_of
+from harness.records.metrics import METRICS
+
+if TYPE_CHECKING:
+    from harness.records.record import Record
+
+CONTROL = "relative"
+"""The measure that a machine's drift between runs leaves alone: time over that of the bout's control implementation."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of a record over time. ``more`` and ``less`` name a change; ``more_is_worse`` says which one is bad."""
+
+    name: str
+    title: str
+    unit: str
+    more: str
+    less: str
+    more_is_worse: bool = True
+
+
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("time", "time of one call", "ns", "slower", "faster"),
+        Measure("tokens_per_second", "tokens per second", "tokens/s", "more tokens/s", "fewer tokens/s", False),
+        Measure("memory", "peak memory of one call", "bytes", "more memory", "less memory"),
+        Measure("energy", "energy of one token", "J/token", "more energy", "less energy"),
+        Measure(CONTROL, "time over the control's", "x", "slower", "faster"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95 % interval, or the reason why there is none. ``noise`` is a log-ratio, see ``Timing``."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    noise: float | None = None
+    reason: str = ""
+
+
+def measure_named(name: str) -> Measure:
+    """Return a measure.
+
+    Raises
+    ------
+    ValueError
+        for a name that is none.
+    """
+    require(name in MEASURES, "--metric", name, "one of " + ", ".join(MEASURES))
+    return MEASURES[name]
+
+
+def figure_of(record: Record, name: str, control: Record | None) -> Figure:
+    """Read a measure from a record; ``control`` is the control's record of the same bout, None when it has none."""
+    if record.status != "ok":
+        return Figure(reason=record.reason)
+    if name == CONTROL:
+        return _relative(record, control)
+    value = METRICS[name].value(record)
+    if value is None or not (math.isfinite(value) and value > 0):
+        return Figure(reason=_why_not(record, name))
+    low, high = _interval(record, name) or (None, None)
+    return Figure(value, low, high, _noise(record) if METRICS[name].sampled else None)
+
+
+def _interval(record: Record, name: str) -> tuple[float, float] | None:
+    """95 % interval; of one figure a record, such as memory, there is none."""
+    interval = record.timing.interval_ns if record.timing else None
+    if not METRICS[name].sampled or interval is None or not 0 < interval[0] <= interval[1] < math.inf:
+        return None
+    if name == "time":
+        return interval
+    tokens = record.case.traffic.tokens
+    return tokens / interval[1] * 1e9, tokens / interval[0] * 1e9
+
+
+def _relative(record: Record, control: Record | None) -> Figure:
+    """Median over rounds of the time over the control's in the same round, with the interval of that median."""
+    if record.timing is None or control is None or control.timing is None:
+        return Figure(reason="its bout has no control that was timed")
+    if control.impl.name == record.impl.name:
+        return Figure(reason="it is the control itself")
+    own, its = samples_of(record.timing), samples_of(control.timing)
+    ratios = [own[place] / its[place] for place in own.keys() & its.keys() if its[place] > 0]
+    if not ratios or not 0 < median(ratios) < math.inf:
+        return Figure(reason="no round timed both it and the control")
+    return Figure(median(ratios), *stats.median_interval(ratios), noise=_noise(record))
+
+
+def _noise(record: Record) -> float | None:
+    noise = record.timing.noise_floor if record.timing else None
+    return noise if noise is not None and math.isfinite(noise) else None
+
+
+def _why_not(record: Record, name: str) -> str:
+    meter = {"memory": record.memory, "energy": record.energy}.get(name)
+    return (meter.reason if meter else "") or "not measured"

@@ -1,0 +1,116 @@
+"""What ``moebench compare`` shows: a table of verdicts, worst first, and what to make of it in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harness.report import units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from harness.records.comparison import Comparison, Result
+
+HEADERS = ("verdict", "implementation", "base", "new", "change", "95 % interval", "counts from", "case")
+
+
+def verdict_rows(result: Result) -> list[tuple[str, ...]]:
+    """Rows under ``HEADERS`` for everything that something could be said of."""
+    return [_row(one, result.question.metric.name) for one in result.compared]
+
+
+def _row(one: Comparison, metric: str) -> tuple[str, ...]:
+    interval = "" if one.interval is None else units.span(*(change(end) for end in one.interval))
+    counts = "" if one.delta is None else units.share(one.delta)
+    figures = (figure(one.base, metric), figure(one.new, metric))
+    return (one.verdict, one.impl, *figures, change(one.ratio), interval, counts, one.case)
+
+
+def figure(value: float | None, metric: str) -> str:
+    """Format a metric's figure with its unit."""
+    match metric:
+        case "time":
+            return units.time(value)
+        case "memory":
+            return units.size(value)
+        case "energy":
+            return units.small(value, "J/token")
+        case _:
+            return units.large(value)
+
+
+def change(ratio: float | None) -> str:
+    """Format new / base as the change in percent: ``+3.2 %``."""
+    return units.ABSENT if ratio is None else f"{round(100 * (ratio - 1), 1) + 0:+.1f} %"  # + 0: no -0.0 %
+
+
+def verdict_notes(result: Result) -> list[str]:
+    """Say what stands under the table: reasons, what was compared through what, what was not quiet."""
+    notes = [
+        f"{one.verdict}: {one.impl} on {one.case}: {one.reason}" for one in result.compared if one.outcome in _EXPLAINED
+    ]
+    notes += _counted("ambiguous", (one.reason for one in result.compared if one.outcome == "AMBIGUOUS"))
+    notes += _counted("compared", (one.how for one in result.compared))
+    notes += _ranges("not quiet", (note for one in result.compared for note in one.notes))
+    notes += _counted("not comparable", (one.reason for one in result.comparisons if one.outcome == "NOT COMPARABLE"))
+    return notes
+
+
+_EXPLAINED = ("BROKEN", "FIXED")
+
+
+def _counted(word: str, reasons: Iterable[str]) -> list[str]:
+    counted = Counter(reason for reason in reasons if reason)
+    return [f"{word} ({count}): {reason}" for reason, count in counted.most_common()]
+
+
+def _ranges(word: str, notes: Iterable[str]) -> list[str]:
+    """Count notes that differ in a number only as one, which tells the lowest and the highest."""
+    numbers: dict[str, list[int]] = {}
+    for note in notes:
+        found = _NUMBER.search(note)
+        numbers.setdefault(_NUMBER.sub("{}", note, count=1), []).append(int(found[0]) if found else 0)
+    ordered = sorted(numbers.items(), key=lambda item: -len(item[1]))
+    return [
+        f"{word} ({len(seen)}): {text.replace('{}', units.span(str(min(seen)), str(max(seen))))}"
+        for text, seen in ordered
+    ]
+
+
+_NUMBER = re.compile(r"\d+")
+
+
+def verdict_summary(result: Result) -> str:
+    """One line: how many of which, and the geometric mean."""
+    counts = Counter(one.verdict for one in result.compared)
+    said = ", ".join(f"{count} {word}" for word, count in counts.items()) or "nothing comparable"
+    if result.mean is None or len(result.compared) < 2:
+        return f"{said}."
+    metric = result.question.metric
+    mean = change(metric.shown_ratio(result.mean.log_ratio))
+    ends = sorted(metric.shown_ratio(end) for end in (result.mean.low, result.mean.high))
+    interval = units.span(*(change(end) for end in ends))
+    return f"{said}. Geometric mean of the change in {metric.name.replace('_', ' ')}: {mean} ({interval})."
+
+
+def verdict_json(result: Result) -> dict[str, Any]:
+    """Everything, for machines. Ratios are new / base of the metric as shown."""
+    question, metric = result.question, result.question.metric
+    mean = None
+    if result.mean is not None:
+        ends = sorted(metric.shown_ratio(end) for end in (result.mean.low, result.mean.high))
+        mean = {"ratio": metric.shown_ratio(result.mean.log_ratio), "interval": ends}
+    return {
+        "metric": metric.name,
+        "unit": metric.unit,
+        "threshold": question.threshold,
+        "across": sorted(question.across),
+        "regressions": len(result.regressions),
+        "compared": len(result.compared),
+        "geometric_mean": mean,
+        "comparisons": msgspec.to_builtins(result.comparisons),
+    }
