@@ -26,7 +26,7 @@ FINE, WORSE_NOW, BROKEN, NOTHING = 0, 1, 2, 3
 
 ROUNDS = 5
 """Measurements of each commit, in turns."""
-MOST_BATCHES = 2
+MOST_BATCHES = 3
 """That many times ``ROUNDS`` where something looks slower, but not surely."""
 USAGE = "usage: nox -s asv_continuous -- BASE HEAD, two commits, branches or tags"
 
@@ -70,7 +70,8 @@ def _compare(root: Path, base: str, new: str) -> int:
         if both[0] is None or both[1] is None:
             return _say("asv kept no results of one of the commits, see above", BROKEN)
         found = findings(both[0], both[1])
-        if not any(one.suspect for one in found):
+        decided = any(one.word in {"BROKEN", *WORSE} for one in found)
+        if decided or not any(one.suspect for one in found):
             break
     return conclude(found)
 
@@ -94,9 +95,9 @@ def _results(root: Path, machine: str, commit: str, since_ms: float) -> Results 
 
 
 def conclude(found: Sequence[Finding]) -> int:
-    """Print what was found, worst first, and return the exit code."""
+    """Print what was found, worst first, and return the exit code. What merely could not be told is only counted."""
     for one in found:
-        if one.word != "SAME":
+        if one.suspect or one.word not in {"SAME", "AMBIGUOUS"}:
             _say(str(one))
     _say(summary(found))
     if any(one.word == "BROKEN" for one in found):
