@@ -69,7 +69,8 @@ def test_a_suite_is_found_by_name_or_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("quik", "did you mean 'quick'"), ("nothing/such.toml", "one of quick, reference, tiny")]
+    ("name", "hint"),
+    [("quik", "did you mean 'quick'"), ("nothing/such.toml", "one of asv, calibrate, compare, quick, reference, tiny")],
 )
 def test_an_unknown_suite_lists_what_there_is(name: str, hint: str) -> None:
     with pytest.raises(ValueError, match=f"^suite = '{name}': a TOML file, or the name of a shipped suite; {hint}"):
