@@ -98,7 +98,7 @@ def main(machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
 def test_a_quiet_machine_is_told_so_and_it_is_kept(main: Main) -> None:
     code, out, err = main("--trials", "12", "--trial-seconds", "0.5")
     assert code == DONE, err
-    assert "12 trials of grouped against itself on H512" in err
+    assert "12 trials of loop against itself on H512" in err
     assert "0.5 s each, in 5 fresh workers: about" in " ".join(err.split())
     assert "False alarms: 0 of 12 identical copies" in out
     assert "SLOWER" in out
@@ -107,10 +107,10 @@ def test_a_quiet_machine_is_told_so_and_it_is_kept(main: Main) -> None:
     assert "Others on this machine had 5.00 % of the CPUs' time." in out
     assert list(main.kept) == ["cpu"]
     found = main.kept["cpu"]
-    assert (found.trials, found.impl, found.threshold, found.processes) == (12, "grouped", 0.02, 5)
+    assert (found.trials, found.impl, found.threshold, found.processes) == (12, "loop", 0.02, 5)
     assert str(next(main.state.rglob("*.json"))) in out
     (task,) = main.asked
-    assert (task.impl, task.baseline, task.trials, task.trial_s) == ("grouped", "dense", 12, 0.5)
+    assert (task.impl, task.baseline, task.trials, task.trial_s) == ("loop", "dense", 12, 0.5)
 
 
 def test_false_alarms_beyond_chance_are_a_failure_and_kept_all_the_same(main: Main) -> None:
@@ -154,7 +154,7 @@ def test_raw_samples_are_kept_on_request(main: Main, tmp_path: Path) -> None:
     assert code == DONE
     raw = msgspec.json.decode((tmp_path / "raw.json").read_bytes(), type=TrialFile)
     assert raw.trials == [trial(main.asked[0], number) for number in range(3)]
-    assert (raw.impl, raw.baseline, raw.case.shape.hidden) == ("grouped", "dense", 512)
+    assert (raw.impl, raw.baseline, raw.case.shape.hidden) == ("loop", "dense", 512)
     assert main("--out", tmp_path / "nowhere" / "raw.json")[0] == BAD_INPUT
     assert len(main.asked) == 1, "found out before anything is measured"
 

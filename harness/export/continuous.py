@@ -60,7 +60,7 @@ def _twin(root: Path, commit: str) -> str:
 
 
 def _compare(root: Path, base: str, new: str) -> int:
-    machine, since_ms = know_machine(), time.time() * 1000
+    machine, since_ms = know_machine(), int(time.time() * 1000)  # asv keeps whole milliseconds
     found: list[Finding] = []
     for batch in range(MOST_BATCHES):
         code = _measure(root, base, new, more=batch > 0)
@@ -85,7 +85,7 @@ def _measure(root: Path, base: str, new: str, *, more: bool) -> int:
         return call_asv(root, *words, MOEBENCH_ASV_ROUNDS=str(ROUNDS))
 
 
-def _results(root: Path, machine: str, commit: str, since_ms: float) -> Results | None:
+def _results(root: Path, machine: str, commit: str, since_ms: int) -> Results | None:
     """Find what asv has just kept of a commit; whatever is older than this comparison does not count."""
     for results in iter_results_for_machine(config(root).results_dir, machine):
         fresh = any(started and started >= since_ms for started in results.started_at.values())

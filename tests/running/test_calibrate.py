@@ -81,7 +81,7 @@ def test_trials_are_spread_evenly_over_several_workers(trials: int) -> None:
 
 def test_the_suite_s_case_and_implementation_by_default(machine: Machine) -> None:
     made = make_task("calibrate", "", "", (), 100, 3.0, machine)
-    assert (made.impl, made.baseline, made.case.device, made.case.shape.hidden) == ("grouped", "dense", "cpu", 512)
+    assert (made.impl, made.baseline, made.case.device, made.case.shape.hidden) == ("loop", "dense", "cpu", 512)
     assert made.shares == [20] * 5
     assert made.expected_s > 300
 

@@ -153,7 +153,7 @@ if isinstance(order, w.Begin): time.sleep(600)
         with pytest.raises(FallenError) as fallen:
             made.hear(new, Drawn)
         assert (fallen.value.side, fallen.value.death.status) == ("new", "timeout")
-    assert {side for side, _ in shown} == {"base", "new"}
+    assert {side for side, _ in shown} <= {"base", "new"}
     assert shown[-1][0] == "new"
     assert shown[-1][1].stage == "Begin"
 
