@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from rich.console import Console
 
-from harness import cli
+from harness import cli, terminal
 from harness.records.store import Run, RunStore, load_run
 
 if TYPE_CHECKING:
@@ -216,3 +217,43 @@ def test_only_some_implementations(main: Main, copy: Callable[..., Path]) -> Non
     code, out, _ = main(copy("base"), copy("new", slower), "--impl", "loop,dense", "--json")
     assert code == 0
     assert {one["impl"] for one in json.loads(out)["comparisons"]} == {"loop", "dense"}
+
+
+@pytest.mark.parametrize("words", [("--pairs", "2"), ("--pairs", "0")])
+def test_too_few_pairs_are_refused_before_anything_is_measured(main: Main, words: tuple[str, str]) -> None:
+    code, _, err = main("--rev", "HEAD", *words)
+    assert code == 2
+    assert "--pairs = " in err
+    assert "3 or more" in err
+
+
+def test_two_suites_are_one_too_many(main: Main) -> None:
+    code, _, err = main("--rev", "HEAD", "compare", "tiny")
+    assert code == 2
+    assert "--rev REV takes one SUITE" in err
+
+
+@pytest.mark.parametrize(("columns", "full"), [("80", False), ("150", True)])
+def test_a_narrow_terminal_leaves_columns_out_rather_than_fold_them(
+    main: Main, reference: Path, monkeypatch: pytest.MonkeyPatch, columns: str, full: bool
+) -> None:
+    monkeypatch.setattr(terminal, "out", Console(width=int(columns)))
+    _, out, _ = main(reference, reference)
+    assert "95 % interval" in out
+    assert ("counts from" in out) == full
+
+
+class Interrupted:
+    """Stands for measuring that a person stops."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+
+def test_what_complete_pairs_gave_is_pointed_at_after_ctrl_c(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("harness.running.versus.measure_versus", Interrupted)
+    code, _, err = main("--rev", "HEAD", "tiny", "--out", tmp_path)
+    assert code == 130
+    assert f"{tmp_path / 'base'} {tmp_path / 'new'}" in err

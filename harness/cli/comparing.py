@@ -85,27 +85,48 @@ def compare(  # noqa: PLR0913, PLR0917 (one parameter an option)
 def _measure(
     rev: str, suite: str, words: tuple[str, str, str, tuple[str, ...]], pairs: int, out: Path | None, timeout: float
 ) -> tuple[Run, Run]:
+    from harness.cases.shape import require
+    from harness.records.estimates import MIN_PROCESSES
     from harness.running.request import Request
     from harness.running.versus import expected_s, measure_versus
 
+    require(
+        pairs >= MIN_PROCESSES, "--pairs", pairs, f"{MIN_PROCESSES} or more: fewer do not show how processes differ"
+    )
     machine = this_machine()
     plan = Request(suite, *words).plan(machine)
     terminal.err.print(estimate(len(plan.planned), expected_s(plan, pairs), 2 * plan.memory_bytes))
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     path = out or Path("results") / f"compare-{stamp}"
     command = shlex.join(["moebench", *sys.argv[1:]])
-    with terminal.Bar(plan.planned) as bar:
-        return measure_versus(plan, rev, path, machine, command, pairs=pairs, stage_s=timeout, progress=bar)
+    try:
+        with terminal.Bar(plan.planned) as bar:
+            runs = measure_versus(plan, rev, path, machine, command, pairs=pairs, stage_s=timeout, progress=bar)
+    except KeyboardInterrupt:
+        terminal.fail(f"stopped; pairs that were complete are kept: moebench compare {path / 'base'} {path / 'new'}")
+        raise
+    terminal.err.print(f"To judge again: moebench compare {path / 'base'} {path / 'new'}", soft_wrap=True, markup=False)
+    return runs
 
 
 def _conclude(result: Result, *, as_json: bool) -> int:
-    from harness.report.verdicts import HEADERS, verdict_json, verdict_notes, verdict_rows, verdict_summary
+    from harness.report.verdicts import (
+        BRIEFLY,
+        FULL_WIDTH,
+        HEADERS,
+        verdict_json,
+        verdict_notes,
+        verdict_rows,
+        verdict_summary,
+    )
 
     if as_json:
         print_json(verdict_json(result))
     else:
         if result.compared:
-            terminal.out.print(terminal.table("", HEADERS, verdict_rows(result)))
+            shown = BRIEFLY if terminal.out.width < FULL_WIDTH else range(len(HEADERS))
+            rows = [[row[n] for n in shown] for row in verdict_rows(result)]
+            terminal.out.print(terminal.table("", [HEADERS[n] for n in shown], rows))
         for note in verdict_notes(result):
             terminal.out.print(f"[dim]{escape(note)}[/dim]", highlight=False, soft_wrap=True)
         terminal.out.print(verdict_summary(result), markup=False, highlight=False, soft_wrap=True)

@@ -114,7 +114,8 @@ class TrialSeries:
         entries, lines = self._lines(section, pace_ns)
         round_ns = pace_ns * sum(entry.calls for entry in entries)
         fit = trial_ns / round_ns
-        rules = self._rules(max(MIN_ROUNDS, int(fit), int(min(LEAST_ROUNDS, PATIENCE * fit))))
+        rounds = max(MIN_ROUNDS, int(fit), int(min(LEAST_ROUNDS, PATIENCE * fit)))
+        rules = self._rules(rounds, max(PATIENCE * trial_ns, 2 * MIN_ROUNDS * round_ns))
         run_rounds(entries, section.draw, clock, rules, seed, self.around.note, section.seen)
         for entry in entries:
             lines[entry.name].samples_ns, lines[entry.name].rounds = entry.samples_ns, entry.rounds
@@ -161,10 +162,13 @@ class TrialSeries:
     def _section(self) -> TimedSection:
         return TimedSection(self._examiner, self.around, list(self._admissions.values()))
 
-    def _rules(self, rounds: int) -> Rules:
-        """Rules of the device, but that a trial has so many rounds, whatever they take, and nobody sits out one."""
-        rules = rules_for(self.case.device, math.inf, len(PLANTED_PERCENT) + 3)
-        return replace(rules, min_rounds=rounds, max_rounds=rounds)
+    def _rules(self, rounds: int, budget_ns: float = math.inf) -> Rules:
+        """Rules of the device, but that a trial has so many rounds, or as many as fit into the budget.
+
+        The budget has room for the least that is needed, so nobody sits out a round.
+        """
+        rules = rules_for(self.case.device, budget_ns, len(PLANTED_PERCENT) + 3)
+        return replace(rules, min_rounds=min(rounds, MIN_ROUNDS), max_rounds=rounds, min_measured_ns=math.inf)
 
 
 def _line(entry: Entry, percent: float | None = None, planted_ns: float = 0.0) -> Line:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from harness.records.comparison import Comparison, Result
 
 HEADERS = ("verdict", "implementation", "base", "new", "change", "95 % interval", "counts from", "case")
+BRIEFLY = (0, 1, 4, 5, 7)
+"""Of ``HEADERS``, what is shown in a terminal narrower than ``FULL_WIDTH``."""
+FULL_WIDTH = 120
 
 
 def verdict_rows(result: Result) -> list[tuple[str, ...]]:
