@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,6 +59,16 @@ def this_machine() -> Machine:
 def names(impl: str) -> tuple[str, ...] | None:
     """Split ``--impl``; None when it was left out."""
     return tuple(name.strip() for name in impl.split(",")) if impl else None
+
+
+def new_run(name: str) -> Path:
+    """Where a run goes that was given no place: a folder in ``results`` with the time of day."""
+    return Path("results") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+
+
+def command_line() -> str:
+    """Return the command as it was given, for the run's own record."""
+    return shlex.join(["moebench", *sys.argv[1:]])
 
 
 def estimate(cases: int, seconds: float, memory_bytes: int) -> str:

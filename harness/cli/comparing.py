@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +20,10 @@ from harness.cli.app import (
     Set,
     Timeout,
     app,
+    command_line,
     estimate,
     names,
+    new_run,
     print_json,
     this_machine,
 )
@@ -96,12 +95,10 @@ def _measure(
     machine = this_machine()
     plan = Request(suite, *words).plan(machine)
     terminal.err.print(estimate(len(plan.planned), expected_s(plan, pairs), 2 * plan.memory_bytes))
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    path = out or Path("results") / f"compare-{stamp}"
-    command = shlex.join(["moebench", *sys.argv[1:]])
+    path = out or new_run("compare")
     try:
         with terminal.Bar(plan.planned) as bar:
-            runs = measure_versus(plan, rev, path, machine, command, pairs=pairs, stage_s=timeout, progress=bar)
+            runs = measure_versus(plan, rev, path, machine, command_line(), pairs=pairs, stage_s=timeout, progress=bar)
     except KeyboardInterrupt:
         terminal.fail(f"stopped; pairs that were complete are kept: moebench compare {path / 'base'} {path / 'new'}")
         raise

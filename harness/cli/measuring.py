@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from datetime import datetime
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (typer reads annotations)
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,8 +23,10 @@ from harness.cli.app import (
     SuiteArgument,
     Timeout,
     app,
+    command_line,
     estimate,
     names,
+    new_run,
     print_json,
     this_machine,
 )
@@ -94,9 +93,7 @@ def run(  # noqa: PLR0913, PLR0917 (one parameter an option)
     else:
         made = Request(suite, impl, device, budget, tuple(set_), model).plan(machine)
         terminal.err.print(estimate(len(made.planned), made.expected_s, made.memory_bytes))
-        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        path = out or Path("results") / f"{made.suite}-{stamp}"
-        current = session.start(made, path, machine, shlex.join(["moebench", *sys.argv[1:]]), timeout)
+        current = session.start(made, out or new_run(made.suite), machine, command_line(), timeout)
     raise typer.Exit(_measure(current))
 
 

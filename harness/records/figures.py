@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.cases.shape import require
 from harness.records import stats
 from harness.records.estimates import samples_of
-from harness.records.metrics import METRICS
+from harness.records.metrics import METRICS, why_absent
 
 if TYPE_CHECKING:
     from harness.records.record import Record
@@ -74,7 +74,7 @@ def figure_of(record: Record, name: str, control: Record | None) -> Figure:
         return _relative(record, control)
     value = METRICS[name].value(record)
     if value is None or not (math.isfinite(value) and value > 0):
-        return Figure(reason=_why_not(record, name))
+        return Figure(reason=why_absent(record, name))
     low, high = _interval(record, name) or (None, None)
     return Figure(value, low, high, _noise(record) if METRICS[name].sampled else None)
 
@@ -106,8 +106,3 @@ def _relative(record: Record, control: Record | None) -> Figure:
 def _noise(record: Record) -> float | None:
     noise = record.timing.noise_floor if record.timing else None
     return noise if noise is not None and math.isfinite(noise) else None
-
-
-def _why_not(record: Record, name: str) -> str:
-    meter = {"memory": record.memory, "energy": record.energy}.get(name)
-    return (meter.reason if meter else "") or "not measured"
