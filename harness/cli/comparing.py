@@ -50,7 +50,7 @@ def compare(  # noqa: PLR0913, PLR0917 (one parameter an option)
         typer.Option("--across", metavar="device", help="May differ: device, driver, torch, software, version."),
     ] = "",
     as_json: Json = False,
-    pairs: Annotated[int, typer.Option("--pairs", help="With --rev: fresh pairs of processes.")] = 6,
+    pairs: Annotated[int, typer.Option("--pairs", help="With --rev: fresh pairs of processes.")] = 10,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="With --rev: where its two runs go.")] = None,
     device: DeviceOption = "",
     budget: Budget = "",

@@ -154,8 +154,11 @@ def _judge_all(pairs: Sequence[Pair], question: Question) -> None:
             pair.scatter, source = process_scatter(seen, [*pair.base.calibrations, *pair.new.calibrations])
             pair.how += f"; {source}"
     alone = [judge(pair.estimate, delta_of(question.threshold, *pair.floors), pair.scatter) for pair in pairs]
-    for pair, verdict in zip(pairs, hold(alone), strict=True):
-        pair.verdict, pair.outcome = verdict, verdict.word
+    # Code that did not change is there for comparison; what it adds by chance is not the changed code's to answer for.
+    for same in (False, True):
+        family = [i for i, pair in enumerate(pairs) if unchanged(*pair.records) == same]
+        for i, verdict in zip(family, hold([alone[i] for i in family]), strict=True):
+            pairs[i].verdict, pairs[i].outcome = verdict, verdict.word
 
 
 def _same_code(pairs: Sequence[Pair]) -> dict[str, list[float]]:

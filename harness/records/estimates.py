@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special, stats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -91,35 +91,34 @@ class Estimate(ABC):
 
 
 @dataclass(frozen=True)
-class _Rounds(Estimate):
-    """The median of one process's rounds, with the limits and p-values of the sign test, whatever the noise is like.
+class _Ranked(Estimate):
+    """The median of ``values``, with the limits and p-values of a rank test: one outlier moves it little.
 
-    Of n rounds as many are below the true median as heads in n throws of a coin: the j-th smallest is a lower limit
-    with an error of P(heads < j). Below the error 2^-n, at which all rounds err alike, the sign test knows no limit
-    however far away they are; there it is Student's over rounds, if that is below all of them. ``values`` (n,) ascend.
+    ``values`` ascend: the rounds of one process for the sign test, the means of every two processes for Wilcoxon's.
+    ``chances`` (len(values) + 1,) are those of at most 0, 1, .. of them below the truth, so that the j-th smallest is a
+    lower limit with an error of chances[j - 1]. Below chances[0], at which all that was measured errs alike, ranks know
+    no limit however far away they are; there it is ``by_distance``, if that is below all of them.
     """
 
     values: NDArray[np.float64]
+    chances: NDArray[np.float64]
+    by_distance: Estimate
 
     @property
     def log_ratio(self) -> float:
         return float(np.median(self.values))
 
-    @cached_property
-    def _by_distance(self) -> Estimate:
-        return _mean_of(self.values, self.rounds, self.processes)
-
     def lower(self, error: float) -> float:
-        j = int(np.searchsorted(_heads(len(self.values)), error, side="right"))
-        return float(self.values[j - 1]) if j else min(float(self.values[0]), self._by_distance.lower(error))
+        j = int(np.searchsorted(self.chances, error, side="right"))
+        return float(self.values[j - 1]) if j else min(float(self.values[0]), self.by_distance.lower(error))
 
     def swapped(self) -> Estimate:
-        return _Rounds(self.rounds, self.processes, -self.values[::-1])
+        return _Ranked(self.rounds, self.processes, -self.values[::-1], self.chances, self.by_distance.swapped())
 
     def p_above(self, delta: float) -> float:
         not_above = int(np.searchsorted(self.values, delta, side="right"))
-        p = float(_heads(len(self.values))[not_above])
-        return p if not_above else min(p, self._by_distance.p_above(delta))
+        p = float(self.chances[not_above])
+        return p if not_above else min(p, self.by_distance.p_above(delta))
 
 
 @dataclass(frozen=True)
@@ -195,6 +194,15 @@ def _heads(n: int) -> NDArray[np.float64]:
     return np.asarray(stats.binom.cdf(np.arange(n + 1), n, 0.5), dtype=np.float64)
 
 
+@lru_cache(maxsize=1024)
+def _rank_sums(n: int) -> NDArray[np.float64]:
+    """Chances of a sum of at most 0 .. n(n+1)/2 when each of the ranks 1 .. n counts or not by the throw of a coin."""
+    chances: NDArray[np.float64] = np.ones(1)
+    for rank in range(1, n + 1):
+        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
+    return np.asarray(np.minimum(chances.cumsum(), 1.0), dtype=np.float64)
+
+
 def samples_of(timing: Timing) -> Samples:
     """Return a timing's samples by process and round.
 
@@ -229,17 +237,33 @@ def log_ratios(base: Samples, new: Samples) -> dict[int, list[float]]:
 def paired(ratios: Mapping[int, Sequence[float]], *, several: bool = False) -> Estimate | None:
     """Estimate from rounds measured side by side, by process; None when there are too few.
 
-    One process: the median over rounds. Several processes: the mean of the processes' medians, since rounds of one
-    process share its memory layout, and only the spread between processes shows what that is worth. With ``several``
-    one process is too few: base and new had a process each.
+    One process: the median over rounds, by the sign test. Several processes: the median of the means of every two of
+    their medians, by Wilcoxon's signed ranks, since rounds of one process share its memory layout, and only the spread
+    between processes shows what that is worth. Base and new trade places by lot, so that the same code scatters around
+    nothing symmetrically, as that test asks. With ``several`` one process is too few: base and new had a process each.
+
+    Source: Hodges and Lehmann, Estimates of location based on rank tests, 1963.
     """
     if len(ratios) == 1 and not several:
         (values,) = ratios.values()
-        return _Rounds(len(values), 1, np.sort(values)) if len(values) >= MIN_ROUNDS else None
-    medians = [float(np.median(values)) for values in ratios.values() if len(values)]
+        return _ranked(values, np.asarray(values), _heads, len(values), 1) if len(values) >= MIN_ROUNDS else None
+    medians = np.array([np.median(values) for values in ratios.values() if len(values)])
     if len(medians) < MIN_PROCESSES:
         return None
-    return _mean_of(medians, sum(map(len, ratios.values())), len(medians))
+    pairs = np.triu_indices(len(medians))
+    means = (medians[pairs[0]] + medians[pairs[1]]) / 2
+    return _ranked(medians, means, _rank_sums, sum(map(len, ratios.values())), len(medians))
+
+
+def _ranked(
+    measured: Sequence[float] | NDArray[np.float64],
+    values: NDArray[np.float64],
+    chances: Callable[[int], NDArray[np.float64]],
+    rounds: int,
+    processes: int,
+) -> Estimate:
+    by_distance = _mean_of(measured, rounds, processes)
+    return _Ranked(rounds, processes, np.sort(values), chances(len(measured)), by_distance)
 
 
 def _mean_of(values: Sequence[float] | NDArray[np.float64], rounds: int, processes: int) -> Estimate:

@@ -46,7 +46,7 @@ def measure_versus(
     machine: Machine,
     command: str,
     *,
-    pairs: int = 6,
+    pairs: int = 10,
     stage_s: float,
     progress: Progress,
 ) -> tuple[Run, Run]:

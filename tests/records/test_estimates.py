@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -122,22 +122,59 @@ def test_p_is_no_smaller_than_chance(n: int, tails: str) -> None:
         assert np.mean(p <= alpha) <= alpha + 3 * math.sqrt(alpha / 3000)
 
 
-# Several processes: Student over their medians
+# Several processes: Wilcoxon's signed ranks over their medians
 
 
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=9).filter(lambda v: np.std(v) > 1e-6), deltas)
-def test_of_several_processes_it_is_students(medians: list[float], delta: float) -> None:
-    found, theirs = many_processes(medians), stats.ttest_1samp(medians, delta, alternative="greater")
-    interval = stats.ttest_1samp(medians, 0).confidence_interval(0.95)
-    assert found.log_ratio == pytest.approx(np.mean(medians))
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert found.p_above(delta) == pytest.approx(theirs.pvalue, abs=1e-12)
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=14, unique=True), deltas)
+def test_of_several_processes_it_is_wilcoxons(medians: list[float], delta: float) -> None:
+    moved = np.array(medians) - delta
+    assume(len({round(abs(value), 9) for value in moved}) == len(moved))
+    assume((abs(moved) > 1e-9).all())
+    found = many_processes(medians)
+    theirs = stats.wilcoxon(moved, alternative="greater", method="exact").pvalue
+    if (moved > 0).all():
+        assert found.p_above(delta) <= theirs + 1e-12
+    else:
+        assert found.p_above(delta) == pytest.approx(theirs)
     assert (found.rounds, found.processes) == (9 * len(medians), len(medians))
+
+
+def test_the_estimate_of_several_processes_is_the_median_of_their_means_by_twos() -> None:
+    found = many_processes([0.1, 0.2, 0.6])
+    assert found.log_ratio == pytest.approx(np.median([0.1, 0.15, 0.35, 0.2, 0.4, 0.6]))
+
+
+def test_where_ranks_know_no_limit_distance_gives_one() -> None:
+    values = [0.09, 0.10, 0.11]
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert many_processes(values).low == pytest.approx(interval.low)
+    assert many_processes(values).p_above(0.02) == pytest.approx(
+        stats.ttest_1samp(values, 0.02, alternative="greater").pvalue
+    )
+
+
+def test_a_disturbed_pair_does_not_hide_a_difference() -> None:
+    steady = [0.09, 0.1, 0.11, 0.08, 0.12, 0.095, 0.105, 0.115, 0.085]
+    higher, lower = many_processes([*steady, 0.6]), many_processes([*steady, 0.097, 0.103, -0.6])
+    for found in (higher, lower):
+        assert found.low > 0.02
+        assert found.log_ratio == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("tails", ["normal", "heavy"])
+@pytest.mark.parametrize("n", [3, 4, 6, 10])
+def test_over_processes_too_p_is_no_smaller_than_chance(n: int, tails: str) -> None:
+    p = np.array([many_processes(list(values)).p_above(0.0) for values in draws((3000, n), tails, 20 + n)])
+    for alpha in (0.05, 0.025, 0.01, 0.002):
+        assert np.mean(p <= alpha) <= alpha + 3 * math.sqrt(alpha / 3000)
 
 
 def test_rounds_of_one_process_are_worth_one_median() -> None:
     steady, wild = [0.1] * 9, [0.1] * 5 + [5.0] * 4
-    assert paired({0: steady, 1: steady, 2: wild}) == paired({0: steady, 1: steady, 2: steady})
+    found, same = paired({0: steady, 1: steady, 2: wild}), paired({0: steady, 1: steady, 2: steady})
+    assert found
+    assert same
+    assert (found.log_ratio, found.low, found.high) == (same.log_ratio, same.low, same.high)
 
 
 def test_fewer_than_three_processes_say_nothing() -> None:
