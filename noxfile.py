@@ -43,11 +43,12 @@ def host_torch() -> importlib.metadata.Distribution | None:
     return torch if tuple(int(part) for part in torch.version.split(".")[:2]) >= OLDEST_TORCH else None
 
 
-def install(session: nox.Session, *groups: str) -> None:
-    """Install moebench, editable, with its dependency groups, on the machine's own torch or else on the pinned one.
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install moebench, editable, with dependency groups and extras, such as ``[peers]``.
 
-    A GPU machine's torch is gigabytes and built for its driver: it is lent to the session through a path file rather
-    than downloaded again. The session's own packages come first on its path.
+    It runs on the machine's own torch, or else on the pinned one. A GPU machine's torch is gigabytes and built for its
+    driver: it is lent to the session through a path file rather than downloaded again. The session's own packages come
+    first on its path.
     """
     torch = host_torch()
     if torch:
@@ -57,7 +58,7 @@ def install(session: nox.Session, *groups: str) -> None:
     else:
         session.install(PINNED_TORCH)
     wanted = [requirement for group in groups for requirement in nox.project.dependency_groups(PROJECT, group)]
-    session.install(*PINS, "-e", ".", *wanted)
+    session.install(*PINS, "-e", f".{extras}", *wanted)
 
 
 @contextlib.contextmanager
@@ -72,7 +73,7 @@ def its_own_exit_code() -> Iterator[None]:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure every implementation on this machine and write a report: quick on a CPU, reference on a GPU."""
-    install(session)
+    install(session, extras="[peers]")
     session.run("moebench", "run", *(session.posargs or ["auto"]), success_codes=[0, 1])
 
 
