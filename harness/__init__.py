@@ -7,8 +7,21 @@ This is the library's face; an implementation needs nothing else:
 
 from harness.cases.case import Case
 from harness.cases.shape import Shape
-from harness.layer.contract import Forward, Layer, Routing
-from harness.running.registry import implementation
+from harness.layer.contract import Forward, Layer, Routing, Tunable
+from harness.records.record import Chosen
+from harness.records.tuned import TunedBook
+from harness.running.registry import implementation, missing
 
 __version__ = "0.1.0"
-__all__ = ["Case", "Forward", "Layer", "Routing", "Shape", "implementation"]
+__all__ = [
+    "Case",
+    "Chosen",
+    "Forward",
+    "Layer",
+    "Routing",
+    "Shape",
+    "Tunable",
+    "TunedBook",
+    "implementation",
+    "missing",
+]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from harness.cases.presets import presets
 from harness.cases.shape import ROUTER_KINDS
 from harness.cases.shipped import shipped_suites
 from harness.cases.suite import load_suite
 from harness.cases.traffic import TRAFFIC_KINDS
+
+if TYPE_CHECKING:
+    from harness.running.jobs import Listed
 
 Listing = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
@@ -32,11 +37,20 @@ def _implementations() -> Listing:
             ", ".join(one.devices) or "-",
             ", ".join(one.passes) or "-",
             one.origin,
-            f"cannot be imported: {one.broken}" if one.broken else one.summary,
+            _what_it_does(one),
         )
         for one in look_around().listed.values()
     ]
     return ("name", "family", "devices", "passes", "from", "what it does"), rows
+
+
+def _what_it_does(one: Listed) -> str:
+    """Say what an implementation does, or why it does nothing here, and what has to be said about it."""
+    if one.broken:
+        return f"cannot be imported: {one.broken}"
+    if one.missing:
+        return f"needs {one.missing}" + (f"; {one.note}" if one.note else "")
+    return (f"{one.note}: " if one.note else "") + one.summary
 
 
 def _suites() -> Listing:

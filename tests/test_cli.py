@@ -62,7 +62,7 @@ class Main:
     def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         self._patch = monkeypatch
         self._capfd = capfd
-        monkeypatch.setattr(machine_module, "look_around", lambda: machine)
+        monkeypatch.setattr(machine_module, "look_around", lambda **_: machine)
 
     def __call__(self, *words: str | Path) -> tuple[int, str, str]:
         self._patch.setattr(sys, "argv", ["moebench", *map(str, words)])
@@ -199,7 +199,7 @@ def test_an_unknown_option_is_exit_code_2(main: Main) -> None:
 
 
 def test_a_machine_that_cannot_measure_is_exit_code_3(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> Machine:
+    def fail(**_: object) -> Machine:
         raise MachineError("the worker died while looking for devices")
 
     monkeypatch.setattr(machine_module, "look_around", fail)
@@ -210,7 +210,7 @@ def test_a_machine_that_cannot_measure_is_exit_code_3(main: Main, monkeypatch: p
 
 
 def test_ctrl_c_while_looking_at_the_machine(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt() -> Machine:
+    def interrupt(**_: object) -> Machine:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(machine_module, "look_around", interrupt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -250,10 +251,14 @@ class Interrupted:
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("complete", [True, False])
 def test_what_complete_pairs_gave_is_pointed_at_after_ctrl_c(
-    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reference: Path, complete: bool
 ) -> None:
     monkeypatch.setattr("harness.running.versus.measure_versus", Interrupted)
+    if complete:
+        shutil.copytree(reference, tmp_path / "base")
     code, _, err = main("--rev", "HEAD", "tiny", "--out", tmp_path)
     assert code == 130
-    assert f"{tmp_path / 'base'} {tmp_path / 'new'}" in err
+    assert (f"{tmp_path / 'base'} {tmp_path / 'new'}" in err) == complete
+    assert ("nothing was kept" in err) != complete

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,8 +12,12 @@ from harness.cases.case import Case
 from harness.cases.hints import did_you_mean
 from harness.cases.huggingface import shape_from_config
 from harness.cases.presets import preset
+from harness.cases.replay import KIND, check_replay, resolve_replay
 from harness.cases.shape import Router, Shape, require
 from harness.cases.traffic import Traffic
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Value = str | int | float | bool
 Axes = Mapping[str, Sequence[Value]]
@@ -97,11 +101,23 @@ def make_case(choice: Mapping[str, Value], device: str) -> Case:
     """
     if "tokens" not in choice:
         raise ValueError("tokens is missing: how many tokens arrive at the layer")
-    traffic = Traffic(**_fields(choice, TRAFFIC_KEYS))
     about: dict[str, Any] = _fields(choice, CASE_KEYS)
     if about.get("device", AUTO) == AUTO:
         about["device"] = device
-    return Case(shape=_make_shape(choice), traffic=traffic, **about)
+    case = Case(shape=_make_shape(choice), traffic=_make_traffic(choice), **about)
+    if case.traffic.replay:
+        check_replay(case.traffic.spread, case.shape, case.scope)
+    return case
+
+
+def _make_traffic(choice: Mapping[str, Value]) -> Traffic:
+    fields = _fields(choice, TRAFFIC_KEYS)
+    return Traffic(**fields | {"spread": look_up(str(fields["spread"]))} if "spread" in fields else fields)
+
+
+def look_up(spread: str, folder: Path | None = None) -> str:
+    """Find the trace that a traffic names, see ``resolve_replay``; other traffic stays as it is."""
+    return resolve_replay(spread, folder) if spread.startswith(f"{KIND}:") else spread
 
 
 def _make_shape(choice: Mapping[str, Value]) -> Shape:

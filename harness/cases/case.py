@@ -50,8 +50,12 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def case_id(self) -> str:
-        """Content hash: equal for equal cases whatever they are called, different for any other difference."""
-        nameless = msgspec.structs.replace(self, shape=msgspec.structs.replace(self.shape, name=""))
+        """Content hash: equal for equal cases whatever they are called, different for any other difference.
+
+        A trace counts by its content, wherever it lies.
+        """
+        shape = msgspec.structs.replace(self.shape, name="")
+        nameless = msgspec.structs.replace(self, shape=shape, traffic=self.traffic.nameless)
         return hashlib.sha256(msgspec.json.encode(nameless, order="sorted")).hexdigest()[:12]
 
     @property
@@ -76,7 +80,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         head = f"{shape.name} ({sizes})" if shape.name else sizes
         ordinary = {"softmax", "forward", "experts", "eager"}
         rest = [word for word in (shape.router.kind, self.pass_, self.scope, self.execution) if word not in ordinary]
-        return " ".join([head, f"T={traffic.tokens}", traffic.spread, self.dtype, *rest, self.device])
+        recorded = traffic.replay.rows if traffic.replay else None
+        short = f" ({recorded} rows, repeated)" if recorded is not None and recorded < traffic.tokens else ""
+        return " ".join([head, f"T={traffic.tokens}", f"{traffic.label}{short}", self.dtype, *rest, self.device])
 
 
 class PlannedCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

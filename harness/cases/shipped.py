@@ -1,4 +1,4 @@
-"""The suites that come with moebench, by name."""
+"""The suites and traces that come with moebench, by name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ SUITES = Path(__file__).resolve().parents[2] / "suites"
 def shipped_suites() -> dict[str, Path]:
     """Every suite that comes with moebench, its file's name without ``.toml`` to its path."""
     return {path.stem: path for path in sorted(SUITES.glob("*.toml"))}
+
+
+def shipped_traces() -> dict[str, Path]:
+    """Every trace that comes with moebench, its file's name without ``.npz`` to its path."""
+    return {path.stem: path for path in sorted((SUITES / "traces").glob("*.npz"))}
 
 
 def find_suite(name_or_path: str) -> Path:

@@ -1,7 +1,7 @@
 """Suites: TOML files that say which cases to measure.
 
-``[suite]`` names it, each ``[[sweep]]`` is the product of its lists, each ``[[case]]`` is one case. Everything else in
-the file is an error, said in one line.
+``[suite]`` names it, each ``[[sweep]]`` is the product of its lists, each ``[[case]]`` is one case, each
+``[[published]]`` is a figure of somebody else's. Everything else in the file is an error, said in one line.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cases.axes import IMPLEMENTATION, Axes, Value, combine_axes, make_case, parse_values
+from harness.cases.axes import IMPLEMENTATION, Axes, Value, combine_axes, look_up, make_case, parse_values
 from harness.cases.case import PlannedCase
 from harness.cases.cost import memory_estimate_bytes
 from harness.cases.hints import did_you_mean
+from harness.cases.published import Published, parse_published
 from harness.cases.shape import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-SECTIONS = ("suite", "sweep", "case")
+    from harness.cases.case import Case
+
+SECTIONS = ("suite", "sweep", "case", "published")
 SUITE_KEYS = ("name", "description", "budget")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 DEFAULT_DEVICE = "cpu"
@@ -55,6 +58,7 @@ class Suite:
     description: str
     budget_s: float | None
     sweeps: tuple[Sweep, ...]
+    published: tuple[Published, ...] = ()
 
     def cases(self, device: str, overrides: Axes | None = None) -> list[PlannedCase]:
         """List the suite's cases in the order of the file, each once.
@@ -113,14 +117,37 @@ def check_memory(planned: Iterable[PlannedCase], available_bytes: Mapping[str, i
     ValueError
         for the first case that needs more than there is.
     """
-    for case in (one.case for one in planned):
-        available = available_bytes.get(case.device)
-        needed = memory_estimate_bytes(case)
-        if available is not None and needed > available:
-            raise ValueError(
-                f"{case.label()}: too large for memory: case needs {needed / 2**30:.1f} GiB, {case.device} has"
-                f" {available / 2**30:.1f} GiB; lower tokens, experts or hidden sizes, or take a smaller preset"
-            )
+    for one in planned:
+        complaint = too_large(one.case, available_bytes)
+        if complaint:
+            raise ValueError(f"{complaint}; lower tokens, experts or hidden sizes, or take a smaller preset")
+
+
+def those_that_fit(
+    planned: Sequence[PlannedCase], available_bytes: Mapping[str, int]
+) -> tuple[list[PlannedCase], list[str]]:
+    """Part cases that fit into the memory of their device from those that do not; of the latter, say why.
+
+    Raises
+    ------
+    ValueError
+        when none fits.
+    """
+    complaints = [too_large(one.case, available_bytes) for one in planned]
+    if all(complaints):
+        check_memory(planned, available_bytes)
+    kept = [one for one, complaint in zip(planned, complaints, strict=True) if not complaint]
+    return kept, [complaint for complaint in complaints if complaint]
+
+
+def too_large(case: Case, available_bytes: Mapping[str, int]) -> str:
+    """Say that a case cannot fit into the memory of its device; empty when it may."""
+    available = available_bytes.get(case.device)
+    needed = memory_estimate_bytes(case)
+    if available is None or needed <= available:
+        return ""
+    sizes = f"case needs {needed / 2**30:.1f} GiB, {case.device} has {available / 2**30:.1f} GiB"
+    return f"{case.label()}: too large for memory: {sizes}"
 
 
 @contextmanager
@@ -166,7 +193,7 @@ def _parse(path: Path, document: dict[str, Any]) -> Suite:
         require(named, "name", name, "a word of letters, digits, '_', '.' and '-'")
         require(isinstance(description, str), "description", description, "a text")
         budget_s = parse_budget(about["budget"]) if "budget" in about else None
-    return Suite(path, str(name), description, budget_s, sweeps)
+    return Suite(path, str(name), description, budget_s, sweeps, tuple(_published(document)))
 
 
 def _sweeps(path: Path, document: dict[str, Any]) -> Iterator[Sweep]:
@@ -180,7 +207,15 @@ def _sweeps(path: Path, document: dict[str, Any]) -> Iterator[Sweep]:
                     axes[key] = parse_values(key, given)
                 if "model" in axes:
                     axes["model"] = tuple(str(path.parent / str(model)) for model in axes["model"])
+                if "traffic" in axes:
+                    axes["traffic"] = tuple(look_up(str(traffic), path.parent) for traffic in axes["traffic"])
                 yield Sweep(f"{section} {number}", combine_axes(axes, {}))
+
+
+def _published(document: dict[str, Any]) -> Iterator[Published]:
+    for number, table in enumerate(document.get("published", ()), start=1):
+        with located(f"published {number}"):
+            yield parse_published(table)
 
 
 def _merge(first: PlannedCase, second: PlannedCase) -> PlannedCase:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
 
+from harness.cases.replay import KIND, Replay, parse_replay
 from harness.cases.shape import require
 
 
@@ -34,6 +36,13 @@ TRAFFIC_KINDS: dict[str, TrafficKind] = {
     "temporal": TrafficKind(
         "rho", 0.3, 0.0, 0.999, "logits correlated from token to token (0.3 is Mixtral's layer 15), sigma 0.15"
     ),
+    KIND: TrafficKind(
+        "FILE?layer=N&phase=decode",
+        None,
+        0,
+        0,
+        "a recorded trace, a file or a shipped one's name; also request=, and window= rows from start= on",
+    ),
 }
 
 
@@ -41,7 +50,8 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """T tokens, how they spread over the experts, and the seed of everything random in the case.
 
     ``spread`` is ``kind`` or ``kind:parameter``, see ``TRAFFIC_KINDS``; it is stored with its parameter written out, so
-    that ``gaussian`` and ``gaussian:0.15`` are the same case.
+    that ``gaussian`` and ``gaussian:0.15`` are the same case. A recorded trace has been looked up before: its
+    specification is written out by ``harness.cases.replay.resolve_replay``.
     """
 
     tokens: int
@@ -52,7 +62,12 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         require(self.tokens >= 0, "tokens", self.tokens, "a whole number of at least 0")
         require(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
         kind, parameter = parse_spread(self.spread)
-        written = kind if parameter is None else f"{kind}:{parameter:g}"
+        replay = self.replay
+        if replay is not None:
+            require(replay.digest != "", "traffic", self.spread, "a trace that was looked up: rows=… and #digest")
+            written = str(replay)
+        else:
+            written = kind if parameter is None else f"{kind}:{parameter:g}"
         msgspec.structs.force_setattr(self, "spread", written)
 
     @property
@@ -65,9 +80,26 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The generator's parameter, None where it takes none."""
         return parse_spread(self.spread)[1]
 
+    @property
+    def replay(self) -> Replay | None:
+        """Which rows of which trace are replayed, None where tokens are generated."""
+        return parse_replay(self.spread) if self.spread.startswith(f"{KIND}:") else None
+
+    @property
+    def label(self) -> str:
+        """The spread for people: a trace by its name, without the path."""
+        return self.replay.label if self.replay else self.spread
+
+    @property
+    def nameless(self) -> Traffic:
+        """The same traffic without the place where a trace was found, which is no part of what is measured."""
+        if self.replay is None:
+            return self
+        return msgspec.structs.replace(self, spread=str(replace(self.replay, file="-")))
+
 
 def parse_spread(text: str) -> tuple[str, float | None]:
-    """Split ``kind[:parameter]`` and check it.
+    """Split ``kind[:parameter]`` and check it; a trace has no parameter but a ``Replay``, see ``Traffic.replay``.
 
     Raises
     ------
@@ -79,6 +111,9 @@ def parse_spread(text: str) -> tuple[str, float | None]:
         f"{name}:{k.parameter}" if k.parameter else name for name, k in TRAFFIC_KINDS.items()
     )
     require(kind in TRAFFIC_KINDS, "traffic", text, allowed)
+    if kind == KIND:
+        parse_replay(text if given else f"{KIND}:")
+        return kind, None
     spec = TRAFFIC_KINDS[kind]
     if spec.default is None:
         require(not given, "traffic", text, f"{kind!r} takes no parameter")

@@ -11,7 +11,10 @@ from harness.cli import (  # noqa: F401 (each puts its commands into the app)
     exporting,
     history,
     measuring,
+    recording,
     showing,
+    traffic,
+    tuning,
 )
 from harness.cli.app import BAD_INPUT, INTERRUPTED, NOTHING, app
 

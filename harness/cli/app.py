@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from harness import terminal
 
 if TYPE_CHECKING:
     from harness.running.machine import Machine
+    from harness.running.plan import Plan
 
 DONE, FAILURES, BAD_INPUT, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done; done, but something disagreed, crashed, erred or got slower; bad input; nothing was measured or
@@ -34,6 +36,12 @@ SuiteArgument = Annotated[
     ),
 ]
 Impl = Annotated[str, typer.Option("--impl", metavar="A,B", help="Only these implementations.")]
+ImplOrFile = Annotated[
+    str,
+    typer.Option(
+        "--impl", metavar="A,B", help="Only these implementations; FILE.py:NAME, or FILE.py, brings in one of your own."
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="D", help="cpu, cuda or cuda:N; the best there is by default.")
 ]
@@ -48,12 +56,15 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds without a sign of life before a kill.")]
 
 
-def this_machine() -> Machine:
-    """Look around, with a word to whoever waits."""
+def this_machine(files: tuple[str, ...] = ()) -> Machine:
+    """Look around, with a word to whoever waits; ``files`` are the user's own implementations."""
+    from harness.running.files import check_imported
     from harness.running.machine import look_around
 
     with terminal.err.status("looking at this machine"):
-        return look_around()
+        machine = look_around(files=files)
+    check_imported(files, machine)
+    return machine
 
 
 def names(impl: str) -> tuple[str, ...] | None:
@@ -74,6 +85,15 @@ def command_line() -> str:
 def estimate(cases: int, seconds: float, memory_bytes: int) -> str:
     """Say beforehand what a run will take."""
     return f"{cases} cases, at most about {terminal.duration(seconds)}, up to {memory_bytes / 2**30:.1f} GiB of memory"
+
+
+def say_absences(plan: Plan) -> None:
+    """Say once, before anything is measured, what a suite asks for that is not here or does not fit."""
+    from harness.running.plan import absences
+
+    said = [absences(plan.not_here)] if plan.not_here else []
+    for line in [*said, *(f"left out: {one}" for one in plan.too_large)]:
+        terminal.err.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def print_json(content: object) -> None:

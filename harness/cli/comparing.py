@@ -25,6 +25,7 @@ from harness.cli.app import (
     names,
     new_run,
     print_json,
+    say_absences,
     this_machine,
 )
 
@@ -94,16 +95,27 @@ def _measure(
     )
     machine = this_machine()
     plan = Request(suite, *words).plan(machine)
+    say_absences(plan)
     terminal.err.print(estimate(len(plan.planned), expected_s(plan, pairs), 2 * plan.memory_bytes))
     path = out or new_run("compare")
     try:
         with terminal.Bar(plan.planned) as bar:
             runs = measure_versus(plan, rev, path, machine, command_line(), pairs=pairs, stage_s=timeout, progress=bar)
     except KeyboardInterrupt:
-        terminal.fail(f"stopped; pairs that were complete are kept: moebench compare {path / 'base'} {path / 'new'}")
+        terminal.fail(f"stopped; {_kept(path)}")
         raise
     terminal.err.print(f"To judge again: moebench compare {path / 'base'} {path / 'new'}", soft_wrap=True, markup=False)
     return runs
+
+
+def _kept(path: Path) -> str:
+    """Say what a comparison that was stopped left behind."""
+    from harness.records.store import read_records
+
+    base, new = path / "base", path / "new"
+    if base.is_dir() and read_records(base)[0]:
+        return f"pairs that were complete are kept: moebench compare {base} {new}"
+    return "no pair was complete, so nothing was kept"
 
 
 def _conclude(result: Result, *, as_json: bool) -> int:

@@ -16,7 +16,7 @@ from harness.cli.app import (
     NOTHING,
     Budget,
     DeviceOption,
-    Impl,
+    ImplOrFile,
     Json,
     Model,
     Set,
@@ -25,9 +25,9 @@ from harness.cli.app import (
     app,
     command_line,
     estimate,
-    names,
     new_run,
     print_json,
+    say_absences,
     this_machine,
 )
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @app.command()
 def plan(
     suite: SuiteArgument = "auto",
-    impl: Impl = "",
+    impl: ImplOrFile = "",
     device: DeviceOption = "",
     budget: Budget = "",
     set_: Set = [],  # noqa: B006 (typer reads it, nobody writes it)
@@ -48,10 +48,12 @@ def plan(
 ) -> None:
     """Show the cases of a suite, the time and the memory they will take; measures nothing."""
     from harness.cases.cost import memory_estimate_bytes
+    from harness.running.files import files_in
     from harness.running.request import Request
 
-    machine = this_machine()
+    machine = this_machine(files_in(impl))
     made = Request(suite, impl, device, budget, tuple(set_), model).plan(machine)
+    say_absences(made)
     memory = [memory_estimate_bytes(one.case) for one in made.planned]
     if as_json:
         cases = [
@@ -75,7 +77,7 @@ def run(  # noqa: PLR0913, PLR0917 (one parameter an option)
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where the run goes; results/… by default.")
     ] = None,
-    impl: Impl = "",
+    impl: ImplOrFile = "",
     device: DeviceOption = "",
     budget: Budget = "",
     resume: Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Finish the run in DIR.")] = None,
@@ -85,13 +87,15 @@ def run(  # noqa: PLR0913, PLR0917 (one parameter an option)
 ) -> None:
     """Measure a suite on this machine and write a report."""
     from harness.running import session
+    from harness.running.files import files_in
     from harness.running.request import Request
 
-    machine = this_machine()
+    machine = this_machine(session.files_of(resume) if resume else files_in(impl))
     if resume:
         current = session.resume(resume, machine, timeout)
     else:
         made = Request(suite, impl, device, budget, tuple(set_), model).plan(machine)
+        say_absences(made)
         terminal.err.print(estimate(len(made.planned), made.expected_s, made.memory_bytes))
         current = session.start(made, out or new_run(made.suite), machine, command_line(), timeout)
     raise typer.Exit(_measure(current))
@@ -132,16 +136,17 @@ def _conclude(finished: Run) -> int:
 
 
 @app.command()
-def validate(impl: Impl = "", device: DeviceOption = "", timeout: Timeout = 120.0, as_json: Json = False) -> None:
+def validate(impl: ImplOrFile = "", device: DeviceOption = "", timeout: Timeout = 120.0, as_json: Json = False) -> None:
     """Check that every implementation computes the layer: router x dtype x pass and the edge cases. Times nothing."""
     from harness.cases.validation import validation_cases
     from harness.report.validation import summarise
+    from harness.running.files import choose, files_in
     from harness.running.plan import make_plan
     from harness.running.session import gate_only, limits_for
 
-    machine = this_machine()
+    machine = this_machine(files_in(impl))
     where = device or machine.best_device
-    made = make_plan("validate", "", validation_cases(where), machine, only=names(impl))
+    made = make_plan("validate", "", validation_cases(where), machine, only=choose(impl, machine).only)
     with terminal.Bar(made.planned) as bar:
         records = gate_only(list(made.planned), machine, limits_for(made.devices, timeout), bar)
     summary = summarise(records)

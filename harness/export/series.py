@@ -193,6 +193,8 @@ def _unusual(given: Mapping[str, Any], ordinary: Mapping[str, Any], named: Itera
 
 def _plain_spread(spread: str) -> str:
     kind, _, number = spread.partition(":")
+    if kind == "trace":  # wherever it lies: the digest at the end says which
+        return f"{kind}?{number.partition('?')[2]}"
     return f"{kind}:{float(number):g}" if number else kind
 
 

@@ -10,7 +10,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from harness.records.record import Balance
 
@@ -52,14 +51,14 @@ def balance(routing: Routing, shape: Shape, *, tile_rows: int = 128) -> Balance:
 
 def histogram(expert_ids: Tensor, experts: int) -> list[int]:
     """Tokens of each expert, c; slots with id E hold none. (T, K) -> E counts."""
-    counts: list[int] = torch.bincount(expert_ids.flatten(), minlength=experts + 1)[:experts].tolist()
+    counts: list[int] = expert_ids.flatten().bincount(minlength=experts + 1)[:experts].tolist()
     return counts
 
 
 def experts_per_token(expert_ids: Tensor, experts: int) -> list[int]:
     """How many tokens got 0, 1, 2, ... experts: (T, K) -> K + 1 counts. The first is the number of tokens left out."""
     got = (expert_ids < experts).sum(1)
-    counts: list[int] = torch.bincount(got, minlength=expert_ids.shape[1] + 1).tolist()
+    counts: list[int] = got.bincount(minlength=expert_ids.shape[1] + 1).tolist()
     return counts
 
 

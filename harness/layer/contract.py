@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from harness.cases.case import Case
     from harness.cases.shape import Shape
+    from harness.records.record import Values
+    from harness.records.tuned import TunedBook
 
 FAMILIES = ("loop", "einsum", "batched", "grouped", "fused", "soft", "dense", "peer")
 """What an implementation may belong to. ``dense`` is the baseline and is never ranked among the others."""
@@ -70,11 +72,35 @@ class Layer:
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
 
+def note_on(family: str, verified: str) -> str:
+    """Say of somebody else's implementation that nobody has seen it work through its adapter."""
+    return "never verified" if family == "peer" and not verified else ""
+
+
 Forward = Callable[["Tensor", Routing], "Tensor"]
-"""x (T, H), Routing -> y (T, H), in x's dtype and on x's device."""
+"""x (T, H), Routing -> y (T, H), in x's dtype and on x's device.
+
+A forward may have a method ``chosen(case) -> Chosen | None``, which says with which configuration it runs that case;
+the record keeps it.
+"""
 
 Prepare = Callable[[Layer], Forward]
 Unsupported = Callable[["Case"], "str | None"]
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """How an implementation lets ``moebench tune`` look for a faster configuration.
+
+    ``candidates(case, base)`` returns what may be tried next: ``base`` itself first, by default what would run without
+    any tuning, then its neighbours, those that promise most before the others, all of them valid.
+    ``prepare(layer, values)`` gives a forward that runs with these values whatever was tuned. ``book`` is where the
+    implementation looks up what was found.
+    """
+
+    candidates: Callable[[Case, Values | None], Sequence[Values]]
+    prepare: Callable[[Layer, Values], Forward]
+    book: TunedBook
 
 
 @dataclass(frozen=True)
@@ -92,6 +118,14 @@ class Implementation:
     source_hash: str
     origin: str
     refuses: Unsupported | None = None
+    tunable: Tunable | None = None
+    verified: str = ""
+    only_checked: Unsupported | None = None
+
+    @property
+    def note(self) -> str:
+        """What has to be said about it wherever it is named; mostly nothing."""
+        return note_on(self.family, self.verified)
 
     def unsupported(self, case: Case) -> str | None:
         """Why this case cannot run, or None. Asked before anything is built."""
@@ -100,3 +134,7 @@ class Implementation:
             if word not in known:
                 return f"{self.name} does not do {word!r}, only {', '.join(known)}"
         return self.refuses(case) if self.refuses else None
+
+    def untimed(self, case: Case) -> str | None:
+        """Why this case may be checked but its time means nothing, or None. Asked before anybody is timed."""
+        return self.only_checked(case) if self.only_checked else None

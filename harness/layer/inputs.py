@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.layer.contract import Routing
+from harness.layer.replay import replayed_routing
 from harness.layer.routers import route
 from harness.layer.traffic import make_logits, router_noise, selection_bias
 from harness.layer.weights import TORCH_DTYPES
@@ -49,7 +50,8 @@ class Inputs:
 def make_inputs(case: Case, weights: Weights, draw: int) -> Inputs:
     """Make draw number ``draw`` of a case's inputs: the same for every implementation, different for every draw.
 
-    x ~ N(0, 1). In scope ``experts`` the routing follows from the traffic's logits. In scope ``layer`` the router must
+    x ~ N(0, 1). In scope ``experts`` the routing follows from the traffic's logits, or is a recorded one, ids and
+    weights as they are. In scope ``layer`` the router must
     see that traffic in x itself, so x is moved by the smallest step that makes ``x @ router.T`` equal those logits
     (least squares; exact when H >= E, up to the rounding of x to the case's dtype).
     """
@@ -68,6 +70,8 @@ def make_inputs(case: Case, weights: Weights, draw: int) -> Inputs:
     dy = None
     if case.pass_ == "training":
         dy = torch.randn(x.shape, generator=generator, device=device).to(dtype)
+    if traffic.replay and case.scope == "experts":
+        return Inputs(x, replayed_routing(traffic, draw, logits), dy, bias, noise)
     with torch.no_grad():
         routing = route(logits, shape, selection_bias=bias, noise=noise)
     return Inputs(x, routing, dy, bias, noise)

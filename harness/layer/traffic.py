@@ -15,6 +15,7 @@ import torch
 from scipy.special import log_softmax
 
 from harness.layer.imposed import IMPOSED, imposed_choice
+from harness.layer.replay import HOT_OFFSET, NOISE_BOUND, replayed_logits
 from harness.layer.routers import noisy_logits
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from harness.cases.shape import Shape
     from harness.cases.traffic import Traffic
 
-HOT_OFFSET = 4.0
-"""Imposed experts get +4 and the others -4. A sigmoid still resolves both in float32, as it would not 0 and 8."""
-NOISE_BOUND = 2.0
-"""Noise on imposed choices stays within +-2: a group with one hot expert then always beats a group without."""
 TEMPORAL_SIGMA = 0.15
 LOWEST_LOG_POPULARITY = -60.0
 SIGMOID_BIAS_SIGMA = 0.02
@@ -46,6 +43,7 @@ def make_logits(shape: Shape, traffic: Traffic, *, draw: int, device: str | torc
       log k is added, which brings the k-th choice near 0, where a sigmoid resolves best.
     - ``single_hot``, ``k_hot``, ``tile``: see ``imposed_choice``; noise decides what they leave open. Routers without
       a top-k a token (``expert_choice``, ``mixture``) see these logits and cannot be imposed upon.
+    - ``trace``: see ``replayed_logits``.
 
     The stated skew is that of the logits. Groups and the noise of ``noisy_topk`` come on top. A selection bias does
     not: see ``selection_bias``.
@@ -57,11 +55,10 @@ def make_logits(shape: Shape, traffic: Traffic, *, draw: int, device: str | torc
     """
     size = (traffic.tokens, shape.experts)
     generator = _torch_generator(traffic.seed, draw, TOKENS, device)
-    if traffic.kind in IMPOSED:
-        rngs = _numpy_generator(traffic.seed, 0, POPULARITY), _numpy_generator(traffic.seed, draw, DEAL)
-        chosen = torch.from_numpy(imposed_choice(shape, traffic, *rngs)).to(device)
+    if traffic.kind in IMPOSED or traffic.replay:
         noise = NOISE_BOUND * torch.tanh(torch.randn(size, generator=generator, device=device) / NOISE_BOUND)
-        logits = noise + HOT_OFFSET * (2.0 * chosen - 1.0)
+        make = replayed_logits if traffic.replay else _imposed
+        logits = make(shape, traffic, draw, noise)
     elif traffic.kind in {"zipf", "dirichlet"}:
         gumbel = -torch.empty(size, device=device).exponential_(generator=generator).log()
         logits = _popularity(shape, traffic, device) + math.log(shape.top_k) + gumbel
@@ -74,6 +71,12 @@ def make_logits(shape: Shape, traffic: Traffic, *, draw: int, device: str | torc
         return logits
     bias = selection_bias(shape, traffic.seed, device)
     return logits if bias is None else _evened_out(logits, bias)
+
+
+def _imposed(shape: Shape, traffic: Traffic, draw: int, noise: Tensor) -> Tensor:
+    rngs = _numpy_generator(traffic.seed, 0, POPULARITY), _numpy_generator(traffic.seed, draw, DEAL)
+    chosen = torch.from_numpy(imposed_choice(shape, traffic, *rngs)).to(noise.device)
+    return noise + HOT_OFFSET * (2.0 * chosen - 1.0)
 
 
 def selection_bias(shape: Shape, seed: int, device: str | torch.device) -> Tensor | None:

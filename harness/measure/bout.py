@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from harness.layer.weights import Weights
     from harness.measure.gate import Admission
     from harness.measure.surroundings import Surroundings
-    from harness.records.record import Agreement, Balance, Neighbours, Timing, Work
+    from harness.records.record import Agreement, Balance, Chosen, Neighbours, Timing, Work
 
 R = TypeVar("R")
 HARNESS = ""
@@ -44,6 +44,7 @@ class _Result:
     implementation: Implementation
     admission: Admission | None = None
     agreement: Agreement | None = None
+    configuration: Chosen | None = None
     failure: Failure | None = None
     timing: Timing | None = None
     memory: Memory | None = None
@@ -56,6 +57,7 @@ class _Result:
 
     def admit(self, admission: Admission) -> None:
         self.admission, self.agreement = admission, admission.agreement
+        self.configuration = admission.configuration
 
     def fail(self, failure: Failure) -> None:
         self.failure = failure
@@ -87,6 +89,7 @@ class Bout:
             self._admit(result)
         self.examiner.answers.forget()
         if self.around.timed:
+            self._dismiss(results)
             left_ns = max(budget_ns - (clock.now_ns() - start), LEAST_SHARE * budget_ns)
             self._time(results, left_ns * (1 - ENERGY_SHARE if self.around.board else 1))
             window_s = energy_window_s(self.around, left_ns, sum(1 for result in results if result.timing))
@@ -137,6 +140,14 @@ class Bout:
             return
         result.admit(admission)
         around.measuring_ns += admission.first_call_ns
+
+    def _dismiss(self, results: list[_Result]) -> None:
+        """Let go who computes the layer right, but in a way whose time would mean nothing."""
+        for result in results:
+            if result.admission and result.implementation.only_checked:
+                ask = functools.partial(result.implementation.untimed, self.case)
+                if reason := self._try(result.name, "asking", ask):
+                    result.fail(reason if isinstance(reason, Failure) else Failure("unsupported", str(reason)))
 
     def _time(self, results: list[_Result], budget_ns: float) -> None:
         """Time everybody who was admitted; a contestant that fails on the way leaves, and the others start over."""
@@ -231,6 +242,7 @@ class Bout:
             environment_id=self.around.environment_id,
             bout=bout,
             taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            configuration=result.configuration,
             timing=result.timing,
             agreement=result.agreement,
             memory=result.memory,
@@ -267,4 +279,5 @@ def describe(implementation: Implementation) -> ImplInfo:
         source_hash=implementation.source_hash,
         origin=implementation.origin,
         summary=implementation.summary,
+        note=implementation.note,
     )

@@ -84,6 +84,7 @@ class TrialSeries:
         self.around.note(name, "asking")
         try:
             reason = execution_refuses(self.case) or implementation.unsupported(self.case)
+            reason = reason or implementation.untimed(self.case)
             admission = None if reason else self._pass_gate(implementation)
         except BaseException as error:  # noqa: BLE001 (an implementation may raise anything)
             raise _refused(name, error) from None

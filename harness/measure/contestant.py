@@ -12,6 +12,7 @@ from harness.layer.contract import Routing
 from harness.layer.inputs import Inputs, dense_routing, router_logits
 from harness.layer.routers import route
 from harness.measure.executions import execute_as
+from harness.records.record import Chosen
 
 if TYPE_CHECKING:
     from harness.cases.case import Case
@@ -98,6 +99,20 @@ class Contestant:
     def is_baseline(self) -> bool:
         """Whether this is the dense baseline, which computes a function of its own."""
         return self.implementation.family == "dense"
+
+    def configuration(self) -> Chosen | None:
+        """With which configuration it runs, if it tells.
+
+        Raises
+        ------
+        ContractError
+            when what it tells is no ``Chosen``.
+        """
+        tells = getattr(self._forward, "chosen", None)
+        found = tells(self.case) if callable(tells) else None
+        if found is not None and not isinstance(found, Chosen):
+            raise ContractError(f"chosen returned {type(found).__name__}, the contract asks for a Chosen or None")
+        return found
 
     @property
     def weights_bytes(self) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.layer.weights import Weights
     from harness.measure.clocks import Clock
     from harness.measure.contestant import Outputs
+    from harness.records.record import Chosen
 
 SLOW_NS = 0.3e9
 """A call longer than this is not repeated to see whether its answers are always the same."""
@@ -40,13 +41,17 @@ class DisagreementError(Exception):
 
 @dataclass(frozen=True)
 class Admission:
-    """A contestant that passed, with what passing took. ``call_ns`` is the shorter of its ordinary calls."""
+    """A contestant that passed, with what passing took. ``call_ns`` is the shorter of its ordinary calls.
+
+    ``configuration`` is what it runs with, if it tells.
+    """
 
     contestant: Contestant
     agreement: Agreement
     prepare_ns: int
     first_call_ns: int
     call_ns: int
+    configuration: Chosen | None = None
 
 
 class Asked(NamedTuple):
@@ -109,7 +114,7 @@ class Examiner:
             again = self._ask(contestant, overwrite(desk, self.answers.draw(0)), clock)
             agreement.deterministic = all(torch.equal(y, again.outputs[name]) for name, y in first.outputs.items())
             call_ns = min(call_ns, again.wall_ns)
-        return Admission(contestant, agreement, prepare_ns, first.wall_ns, call_ns)
+        return Admission(contestant, agreement, prepare_ns, first.wall_ns, call_ns, contestant.configuration())
 
     def check_timed(self, contestant: Contestant, draw: int, y: Tensor) -> Agreement:
         """Judge the answer to a timed call, now that the clock has stopped.

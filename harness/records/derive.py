@@ -28,6 +28,11 @@ def derive(record: Record, ceilings: Ceilings | None) -> Record:
     if timing is None or not timing.samples_ns:
         return record
     _derive_timing(timing)
+    if record.impl.note:
+        record.flags.append(record.impl.note)
+    replay = record.case.traffic.replay
+    if replay and replay.rows is not None and replay.rows < record.case.traffic.tokens:
+        record.flags.append("trace repeated")
     if stats.drifts(timing.samples_ns):
         record.flags.append("drift")
     if not timing.warm:

@@ -26,7 +26,7 @@ def plain_text(foreign: object) -> str:
 
 
 class ImplInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which implementation, exactly."""
+    """Which implementation, exactly. ``note`` is what must be said about it: ``never verified``."""
 
     name: str
     family: str
@@ -34,6 +34,19 @@ class ImplInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     source_hash: str = "unknown"
     origin: str = ""
     summary: str = ""
+    note: str = ""
+
+
+Values = dict[str, int | str]
+"""Settings of an implementation: how large its tiles are, which of its kernels run."""
+
+
+class Chosen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With which configuration an implementation ran, whether somebody tuned it, and where it comes from."""
+
+    values: Values
+    tuned: bool = False
+    source: str = "default"
 
 
 class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -198,8 +211,9 @@ class Neighbours(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The outcome of one implementation in one bout.
 
-    ``bout`` is shared by the records measured side by side; ``flags`` are plain words such as ``drift`` or
-    ``throttled``; every status but ``ok`` has a ``reason`` that a person can act on.
+    ``bout`` is shared by the records measured side by side; ``configuration`` is there where the implementation told;
+    ``flags`` are plain words such as ``drift`` or ``throttled``; every status but ``ok`` has a ``reason`` that a person
+    can act on.
     """
 
     case: Case
@@ -212,6 +226,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     log_tail: str = ""
     bout: str = ""
     taken_at: str = ""
+    configuration: Chosen | None = None
     timing: Timing | None = None
     agreement: Agreement | None = None
     memory: Memory | None = None

@@ -15,6 +15,7 @@ import msgspec
 from filelock import FileLock
 
 from harness.cases.case import PlannedCase
+from harness.cases.published import Published
 from harness.records.environment import Environment
 from harness.records.record import Record
 
@@ -30,9 +31,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 class RunInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What a run was asked to do and how it went. Times are UTC in ISO 8601; None while the run is not finished.
 
-    ``plan`` is the resolved suite, so that ``--resume`` does not depend on the suite file staying as it was.
+    ``plan`` is the resolved suite, so that ``--resume`` does not depend on the suite file staying as it was;
+    ``too_large`` are its cases that were left out for want of memory, ``published`` others' figures for its work.
     ``measuring_s`` is the time spent inside measured calls, warm-up and ceilings included; ``wall_s`` the time from the
-    first worker's readiness to the end of the last bout.
+    first worker's readiness to the end of the last bout. ``files`` are the user's own with implementations in them.
     """
 
     name: str
@@ -41,7 +43,10 @@ class RunInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     suite: str = ""
     description: str = ""
     plan: list[PlannedCase] = []
+    too_large: list[str] = []
+    published: list[Published] = []
     budget_s: float | None = None
+    files: list[str] = []
     finished_at: str | None = None
     measuring_s: float = 0.0
     wall_s: float = 0.0

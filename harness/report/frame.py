@@ -13,7 +13,7 @@ from harness.report.labels import group_id, run_labels
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from harness.records.record import Agreement, Record
+    from harness.records.record import Agreement, Record, Values
     from harness.records.store import Run
 
 
@@ -46,6 +46,7 @@ class Row(NamedTuple):
     high_ns: float = math.nan
     min_ns: float = math.nan
     noise_floor: float = math.nan
+    first_call_ns: float = math.nan
     agreed: bool = False
     error: float = math.nan
     tolerance: float = math.nan
@@ -64,6 +65,7 @@ class Row(NamedTuple):
     energy_reason: str = ""
     max_over_mean: float = math.nan
     max_over_mean_floor: float = math.nan
+    configuration: str = ""
 
 
 _DTYPES = {int: "int64", float: "float64", bool: "bool"}
@@ -94,7 +96,7 @@ def _row(record: Record, run: str) -> Row:
         case=case,
         case_id=record.case_id,
         tokens=case.traffic.tokens,
-        spread=case.traffic.spread,
+        spread=case.traffic.label,
         seed=case.traffic.seed,
         bout=record.bout,
         impl=record.impl.name,
@@ -103,15 +105,27 @@ def _row(record: Record, run: str) -> Row:
         reason=record.reason,
         log_tail=record.log_tail,
         flags=", ".join(record.flags),
+        configuration=_configuration(record),
         **(_speed(record) | _agreement(record.agreement) | _memory_and_energy(record) | uneven),
     )
+
+
+def _configuration(record: Record) -> str:
+    found = record.configuration
+    return f"{in_line(found.values)} ({'tuned' if found.tuned else 'not tuned'})" if found else ""
+
+
+def in_line(values: Values) -> str:
+    """Write a configuration in one line: ``block=64 stages=3``."""
+    return " ".join(f"{key}={value}" for key, value in values.items())
 
 
 def _speed(record: Record) -> dict[str, Any]:
     timing, work = record.timing, record.work
     figures: dict[str, Any] = {}
     if timing is not None:
-        figures |= {name: _number(getattr(timing, name)) for name in ("median_ns", "min_ns", "noise_floor")}
+        names = ("median_ns", "min_ns", "noise_floor", "first_call_ns")
+        figures |= {name: _number(getattr(timing, name)) for name in names}
         low, high = timing.interval_ns or (None, None)
         figures |= {"samples": len(timing.samples_ns), "low_ns": _number(low), "high_ns": _number(high)}
     if work is not None:

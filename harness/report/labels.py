@@ -28,13 +28,14 @@ def group_id(case: Case, *without: str) -> str:
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()[:12]
 
 
-def group_label(case: Case) -> str:
-    """One line for people: the shape and how it was run, without the traffic."""
+def group_label(case: Case, *, execution: bool = True) -> str:
+    """One line for people: the shape and how it was run, without the traffic, and on request without the execution."""
     shape = case.shape
     sizes = f"H{shape.hidden} I{shape.expert_hidden} E{shape.experts} k{shape.top_k}"
     head = f"{shape.name} ({sizes})" if shape.name else sizes
     router = "" if shape.router.kind == "softmax" else f", {shape.router.kind} router"
-    return f"{head}{router}, {case.dtype} {case.pass_}, {case.scope}, {case.execution}, {case.device}"
+    how = [f"{case.dtype} {case.pass_}", case.scope, *([case.execution] * execution), case.device]
+    return f"{head}{router}, {', '.join(how)}"
 
 
 def describe(case: Case) -> str:

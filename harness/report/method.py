@@ -25,7 +25,8 @@ def _asked(run: Run) -> dict[str, str]:
     cases = {record.case_id for record in run.records}
     kept = f"{units.plural(len(run.records), 'record')} of {units.plural(len(cases), 'case')}"
     torn = f", {units.plural(run.torn_lines, 'torn line')} skipped" if run.torn_lines else ""
-    return {"run": run.info.name, "suite": run.info.suite, "about": run.info.description, "kept": kept + torn}
+    asked = {"run": run.info.name, "suite": run.info.suite, "about": run.info.description, "kept": kept + torn}
+    return asked | ({"left out": "; ".join(run.info.too_large)} if run.info.too_large else {})
 
 
 def _timed(run: Run) -> dict[str, str]:
@@ -63,8 +64,15 @@ def _checked(records: Sequence[Record]) -> dict[str, str]:
     return {
         "agreement decided by": count(record.agreement.rule for record in records if record.agreement is not None),
         "energy": _energy(records),
+        **_configurations(records),
         "flags": count(flag for record in records for flag in record.flags) or "none",
     }
+
+
+def _configurations(records: Sequence[Record]) -> dict[str, str]:
+    """Say how many of those that told ran with a tuned configuration, and where those come from."""
+    told = [record.configuration for record in records if record.configuration is not None]
+    return {"configurations": count(found.source for found in told)} if told else {}
 
 
 def _energy(records: Sequence[Record]) -> str:

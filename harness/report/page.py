@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from harness.report import headline, tables
+from harness.report import execution_tables, headline, tables
 from harness.report.escape import Markdown, code, escape, fenced
+from harness.report.executions import Contrast, contrasts
 from harness.report.frame import frame, rows_of
 from harness.report.groups import Group, groups
 from harness.report.labels import slug
 from harness.report.machines import ceilings_table, machines_table
 from harness.report.method import method_table
-from harness.report.plots import PLOTS, sweep
+from harness.report.plots import PLOTS, executions, sweep
+from harness.report.published import published_table
 from harness.report.style import in_style, look_up
 from harness.report.summary import summary_tables
 from harness.report.sweeps import Sweep, sweeps
@@ -76,7 +78,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
 def _page(runs: Sequence[Run], out: Path) -> str:
     table = frame(runs)
     found = groups(table, look_up(table))
-    maps = sweeps(found)
+    maps, sets = sweeps(found), contrasts(found)
     mapped = {group for each in maps for group in each.groups}
     # select_autoescape leaves Markdown alone; everything handed over is escaped already.
     templates = Environment(
@@ -86,6 +88,7 @@ def _page(runs: Sequence[Run], out: Path) -> str:
     with in_style():
         sections = [_section(n, group, len(runs), out, mapped) for n, group in enumerate(found, start=1)]
         over = [_sweep(n, each, out) for n, each in enumerate(maps, start=1)]
+        beside = [_contrast(n, each, len(runs), out) for n, each in enumerate(sets, start=1)]
     return templates.get_template("report.md.j2").render(
         names=", ".join(dict.fromkeys(escape(run.info.name) for run in runs if run.info.name)),
         machine_count=len(runs),
@@ -99,7 +102,10 @@ def _page(runs: Sequence[Run], out: Path) -> str:
         shares=tables.SHARES,
         apart=tables.APART,
         sweeps=over,
+        contrasts=beside,
+        executions_read=execution_tables.READING,
         sections=sections,
+        published=published_table(runs),
         method=method_table(runs),
         logs=list(_logs(table)),
     )
@@ -142,6 +148,23 @@ def _sweep(number: int, each: Sweep, out: Path) -> Section:
         file = _save(sweep.draw(each, run), out, f"sweep-{number:02d}-{place}")
         pictures.append(Picture(sweep.QUESTION, file, sweep.READING))
     return Section(label=escape(f"Experts and top-k at {each.label}"), pictures=pictures)
+
+
+def _contrast(number: int, each: Contrast, runs: int, out: Path) -> Section:
+    drawn = executions.draw(each)
+    pictures, notes = [], []
+    if isinstance(drawn, str):
+        notes.append(escape(drawn))
+    else:
+        pictures.append(Picture(executions.QUESTION, _save(drawn, out, f"executions-{number:02d}"), executions.READING))
+    return Section(
+        label=escape(each.label),
+        description=execution_tables.in_words(each),
+        times=execution_tables.winners_table(each, runs),
+        rates=execution_tables.times_table(each, runs),
+        notes=tuple(notes),
+        pictures=pictures,
+    )
 
 
 def _short(group: Group) -> str:

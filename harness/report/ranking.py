@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from harness.report.frame import Row
+
 MIN_DIFFERENCE = 0.005
 """A difference below this share never wins, however quiet the machine."""
 
@@ -93,14 +95,17 @@ def _of_case(records: pd.DataFrame) -> Standing:
         return Standing((), ())
     sizes = fit["bout"].value_counts(sort=False)
     bout = sizes[sizes == sizes.max()].index[-1]
-    floors = records.loc[records["bout"] == bout, "noise_floor"].dropna()
-    return standing(_contenders(fit[fit["bout"] == bout]), max([MIN_DIFFERENCE, *floors]))
+    side_by_side = rows_of(records[records["bout"] == bout])
+    return standing(map(contender, rows_of(fit[fit["bout"] == bout])), noise_floor_of(side_by_side))
 
 
-def _contenders(rows: pd.DataFrame) -> list[Contender]:
-    contenders = []
-    for row in rows_of(rows):
-        known = row.samples >= MIN_SAMPLES and math.isfinite(row.low_ns) and math.isfinite(row.high_ns)
-        low, high = (row.low_ns, row.high_ns) if known else (0.0, math.inf)
-        contenders.append(Contender(row.impl, row.median_ns, low, high))
-    return contenders
+def noise_floor_of(rows: Iterable[Row]) -> float:
+    """Return the log-ratio that records measured side by side must differ by at least, to be told apart."""
+    return max([MIN_DIFFERENCE, *(row.noise_floor for row in rows if math.isfinite(row.noise_floor))])
+
+
+def contender(row: Row) -> Contender:
+    """Make a contender of a record; with too few samples it could be anywhere."""
+    known = row.samples >= MIN_SAMPLES and math.isfinite(row.low_ns) and math.isfinite(row.high_ns)
+    low, high = (row.low_ns, row.high_ns) if known else (0.0, math.inf)
+    return Contender(row.impl, row.median_ns, low, high)

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from harness.report import units
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     import pandas as pd
@@ -161,16 +161,16 @@ def _thinned(counts: Sequence[int], least: float = 0.075) -> list[int]:
     return kept
 
 
-def rate_axis(axes: Axes, label: str) -> None:
+def rate_axis(axes: Axes, label: str, text: Callable[[float], str] = units.tick) -> None:
     """Make the y axis logarithmic with decimal prefixes: at decades, at 1, 2 and 5, or evenly, as the data's span asks.
 
-    Call it when everything is drawn.
+    ``text`` writes a tick. Call it when everything is drawn.
     """
     axes.set_yscale("log", base=10)
     low, high = axes.get_ylim()
     fine = MaxNLocator(6) if high / low < 5 else LogLocator(subs=(1.0, 2.0, 5.0))
     axes.yaxis.set_major_locator(LogLocator() if high / low > 300 else fine)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.tick(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel(label)
 

@@ -84,6 +84,7 @@ RATES: dict[str, Callable[[Row], str]] = {
     "fastest call": lambda row: units.time(row.min_ns),
     "workspace": lambda row: units.size(row.workspace_bytes),
     "J/token": _joules,
+    "configuration": lambda row: row.configuration,
     "flags": lambda row: ", ".join(word for word in (row.status.replace("ok", ""), row.flags) if word),
 }
 """Columns of the second table, each made from one record."""

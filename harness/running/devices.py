@@ -13,7 +13,7 @@ from harness.measure.caches import cache_bytes
 from harness.measure.meters.memory import allocations_are_reported, resident_peak_bytes
 from harness.measure.meters.nvml import NvmlUnavailable, open_board
 from harness.records.environment import Device
-from harness.running.environment import cpu_device
+from harness.running.environment import cpu_device, cpu_model
 from harness.running.facts import BoardFacts, Facts
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ def torch_devices() -> dict[str, Device]:
     """Describe every device a case can run on, by the name cases use: ``cpu``, ``cuda:0``, ..."""
     devices = {"cpu": cpu_device(torch.get_num_threads())}
     return devices | {name: cuda_device(name) for name in cuda_names()}
+
+
+def device_name(device: str) -> str:
+    """Return the model of a device a case names, as tuned configurations are kept under."""
+    return str(torch.cuda.get_device_properties(device).name) if device.startswith("cuda") else cpu_model()
 
 
 def cuda_names() -> list[str]:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import pkgutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.records.record import plain_text
-from harness.running.registry import forget
+from harness.running.files import module_of
+from harness.running.registry import forget, offers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 GROUP = "moebench.impls"
 BESIDE = "impls"
@@ -26,25 +28,24 @@ BESIDE = "impls"
 def declared_modules() -> list[str]:
     """Modules that installed packages declare, after the package beside the harness, each once.
 
-    An entry point's value names a module or a package; of a package every public submodule is taken.
+    An entry point's value names a module or a package; of a package every public submodule is taken, and of a package
+    in it that offers nothing itself.
     """
     values = (point.value for point in importlib.metadata.entry_points(group=GROUP))
     return list(dict.fromkeys([BESIDE, *(value.partition(":")[0].strip() for value in values)]))
 
 
-def load_all(announce: Callable[[str], None], skip: Mapping[str, str]) -> dict[str, str]:
-    """Import every implementation module; return those that failed, with the reason.
+def load_all(announce: Callable[[str], None], skip: Mapping[str, str], files: Iterable[str] = ()) -> dict[str, str]:
+    """Import every implementation module, then the user's own ``files``; return those that failed, with the reason.
 
-    ``skip`` are modules that ended an earlier process, and how.
+    ``skip`` are modules that ended an earlier process, and how. A file goes by ``module_of`` its path.
     """
     broken: dict[str, str] = {}
     for root in declared_modules():
-        if not _load(root, broken, announce, skip):
-            continue
-        path = getattr(importlib.import_module(root), "__path__", [])
-        for info in pkgutil.iter_modules(path):
-            if not info.name.startswith("_"):
-                _load(f"{root}.{info.name}", broken, announce, skip)
+        if _load(root, broken, announce, skip):
+            _load_inside(root, broken, announce, skip)
+    for path in files:
+        _load(module_of(path), broken, announce, skip, path)
     return broken
 
 
@@ -61,15 +62,42 @@ def strays(homes: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _load(module: str, broken: dict[str, str], announce: Callable[[str], None], skip: Mapping[str, str]) -> bool:
+def _load_inside(
+    package: str, broken: dict[str, str], announce: Callable[[str], None], skip: Mapping[str, str]
+) -> None:
+    """Import a package's public modules; a folder of it that names no implementation is a room with more of them."""
+    for info in pkgutil.iter_modules(getattr(sys.modules[package], "__path__", [])):
+        module = f"{package}.{info.name}"
+        if info.name.startswith("_") or not _load(module, broken, announce, skip):
+            continue
+        if info.ispkg and not offers(module):
+            _load_inside(module, broken, announce, skip)
+
+
+def _load(
+    module: str, broken: dict[str, str], announce: Callable[[str], None], skip: Mapping[str, str], path: str = ""
+) -> bool:
     if module in skip:
         broken[module] = skip[module]
         return False
     announce(module)
     try:
-        importlib.import_module(module)
+        _import_file(module, path) if path else importlib.import_module(module)
     except BaseException as error:  # noqa: BLE001 (a third party's module may raise anything, SystemExit included)
         forget(module)
         broken[module] = plain_text(f"{type(error).__name__}: {error}").splitlines()[0].rstrip(": ")
         return False
     return True
+
+
+def _import_file(module: str, path: str) -> None:
+    """Import a file under a name of our choice."""
+    spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None, "the path ends in .py"
+    assert spec.loader is not None
+    sys.modules[module] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules[module])
+    except BaseException:
+        del sys.modules[module]
+        raise

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness.cases.case import Case, PlannedCase
+from harness.cases.shape import Shape
+from harness.cases.traffic import Traffic
+from harness.fitting.results import Fit, Shown
 from harness.records.environment import Ceilings, Device
-from harness.records.record import Record
+from harness.records.record import Record, Values
 from harness.records.store import replace_file
 from harness.records.trials import Trial
 
@@ -26,7 +29,11 @@ LOG_TAIL_BYTES = 4000
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """An implementation as the worker found it; ``broken`` says why its module could not be imported."""
+    """An implementation as the worker found it.
+
+    ``broken`` says why its module could not be imported, ``missing`` what it needs that is not here, ``note`` what has
+    to be said about it.
+    """
 
     name: str
     family: str = ""
@@ -38,12 +45,19 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     passes: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     broken: str = ""
+    missing: str = ""
+    note: str = ""
+    tunable: bool = False
 
 
 class ProbeJob(msgspec.Struct, tag="probe", kw_only=True):
-    """Find the implementations and the devices. ``skip`` are modules that took an earlier worker down, and how."""
+    """Find the implementations and the devices.
+
+    ``skip`` are modules that took an earlier worker down, and how; ``files`` are the user's own, by absolute path.
+    """
 
     skip: dict[str, str] = {}
+    files: tuple[str, ...] = ()
 
 
 class ProbeOutcome(msgspec.Struct, tag="probed", kw_only=True):
@@ -76,6 +90,7 @@ class BoutsJob(msgspec.Struct, tag="bouts", kw_only=True):
     timed: bool = True
     ceilings: dict[str, Ceilings] = {}
     skip: dict[str, str] = {}
+    files: tuple[str, ...] = ()
 
 
 class TurnsJob(msgspec.Struct, tag="turns", kw_only=True):
@@ -135,18 +150,91 @@ class TrialOutcome(msgspec.Struct, tag="trial", kw_only=True):
     trial: Trial
 
 
+class TuneJob(msgspec.Struct, tag="tune", kw_only=True):
+    """Look for a faster configuration of ``impl`` in each case, within ``budget_s`` together.
+
+    ``avoid`` are names of candidates that took an earlier worker down.
+    """
+
+    impl: str
+    cases: list[Case]
+    environment_id: str
+    budget_s: float
+    avoid: list[str] = []
+    skip: dict[str, str] = {}
+
+
+class TunedOutcome(msgspec.Struct, tag="tuned", kw_only=True):
+    """What was found in one case: records of the default and of the best, measured side by side at the end.
+
+    ``best`` equals ``default`` when no candidate seemed faster; ``records`` then are those of the first bout's default.
+    ``tried`` counts the candidates that were asked, ``failed`` those of them that could not be timed, by reason.
+    ``whole`` says that no neighbour of the best was left untried.
+    """
+
+    case_id: str
+    default: Values
+    best: Values
+    records: list[Record]
+    tried: int = 0
+    failed: dict[str, int] = {}
+    whole: bool = False
+
+
 class RefusedOutcome(msgspec.Struct, tag="refused", kw_only=True):
     """The implementation cannot be timed in this case, and why."""
 
     reason: str
 
 
+class ShowJob(msgspec.Struct, tag="show", kw_only=True):
+    """Route a traffic's tokens and look at them."""
+
+    shape: Shape
+    traffic: Traffic
+
+
+class ShownOutcome(msgspec.Struct, tag="shown"):
+    """What they look like."""
+
+    shown: Shown
+
+
+class FitJob(msgspec.Struct, tag="fit", kw_only=True):
+    """Find the generator that resembles each of these layers of a trace, at most so many tokens of each.
+
+    ``phase`` is ``prefill``, ``decode`` or empty for both.
+    """
+
+    path: str
+    layers: tuple[int, ...]
+    phase: str
+    tokens: int
+
+
+class FitOutcome(msgspec.Struct, tag="fitted"):
+    """One layer's fit."""
+
+    fit: Fit
+
+
 class DoneOutcome(msgspec.Struct, tag="done"):
     """The job is done. A worker that ends without saying so has died, whatever its exit code."""
 
 
-Job = ProbeJob | CeilingsJob | BoutsJob | TurnsJob | CalibrationJob
-Outcome = ProbeOutcome | CeilingsOutcome | BoutOutcome | TrialOutcome | RefusedOutcome | ReadyOutcome | DoneOutcome
+Job = ProbeJob | CeilingsJob | BoutsJob | TurnsJob | CalibrationJob | TuneJob | ShowJob | FitJob
+Outcome = (
+    ProbeOutcome
+    | CeilingsOutcome
+    | BoutOutcome
+    | TrialOutcome
+    | TunedOutcome
+    | RefusedOutcome
+    | ReadyOutcome
+    | ShownOutcome
+    | FitOutcome
+    | DoneOutcome
+)
 
 
 def read_job(folder: Path) -> Job:

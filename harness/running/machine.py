@@ -22,17 +22,26 @@ class MachineError(Exception):
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found. ``skip`` are modules whose import ends a process, and how; ``facts`` is what ``doctor`` needs."""
+    """What was found. ``skip`` are modules whose import ends a process, and how; ``facts`` is what ``doctor`` needs.
+
+    ``files`` are the user's own, which every worker imports after the declared modules.
+    """
 
     environment: Environment
     listed: dict[str, jobs.Listed]
     skip: dict[str, str]
     facts: dict[str, object]
+    files: tuple[str, ...] = ()
 
     @property
     def usable(self) -> dict[str, jobs.Listed]:
         """Implementations that could be imported."""
-        return {name: one for name, one in self.listed.items() if not one.broken}
+        return {name: one for name, one in self.listed.items() if not one.broken and not one.missing}
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Implementations that lack something here, and what they need."""
+        return {name: one.missing for name, one in self.listed.items() if one.missing}
 
     @property
     def best_device(self) -> str:
@@ -41,11 +50,14 @@ class Machine:
 
 
 def look_around(
-    limits: Limits | None = None, outfit: Outfit = NOTHING_MORE, skip: Mapping[str, str] | None = None
+    limits: Limits | None = None,
+    outfit: Outfit = NOTHING_MORE,
+    skip: Mapping[str, str] | None = None,
+    files: tuple[str, ...] = (),
 ) -> Machine:
     """Probe this machine; a module that takes the worker down on import is left out and listed as broken.
 
-    ``skip`` are modules to leave out from the start, and why.
+    ``skip`` are modules to leave out from the start, and why; ``files`` are the user's own, by absolute path.
 
     Raises
     ------
@@ -55,11 +67,11 @@ def look_around(
     limits = limits or Limits()
     skip = dict(skip or {})
     while True:
-        heard, death = ask(jobs.ProbeJob(skip=skip), limits, outfit)
+        heard, death = ask(jobs.ProbeJob(skip=skip, files=files), limits, outfit)
         found = next((one for one in heard if isinstance(one, jobs.ProbeOutcome)), None)
         if found:
             listed = {one.name: one for one in found.implementations}
-            return Machine(assemble(parent_facts(), found.devices), listed, skip, found.facts)
+            return Machine(assemble(parent_facts(), found.devices), listed, skip, found.facts, files)
         if death is None or death.last.stage != "import" or death.last.impl in skip:
             raise MachineError(_complaint("looking for devices and implementations", death, limits))
         skip[death.last.impl] = death.reason(limits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,9 +12,10 @@ from harness.cases.shape import require
 from harness.running.runner import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from harness.cases.case import PlannedCase
+    from harness.cases.published import Published
     from harness.running.machine import Machine
 
 BOUT_SECONDS = {"cpu": 12.0, "cuda": 6.0}
@@ -26,12 +27,19 @@ CEILINGS_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. ``budget_s`` bounds all bouts together."""
+    """What a run will do. ``budget_s`` bounds all bouts together.
+
+    ``not_here`` are implementations that were asked for but lack something here, and what they need. ``too_large`` are
+    cases left out because their device has less memory than they need. ``published`` are others' figures for this work.
+    """
 
     suite: str
     description: str
     planned: tuple[PlannedCase, ...]
     budget_s: float
+    not_here: dict[str, str] = field(default_factory=dict)
+    too_large: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -57,11 +65,14 @@ def make_plan(
     machine: Machine,
     *,
     only: tuple[str, ...] | None = None,
+    own: tuple[str, ...] = (),
     budget_s: float | None = None,
 ) -> Plan:
     """Order cases by layer, name the implementations of each, and settle the budget.
 
-    ``only`` keeps those implementations; a name nobody registered is refused wherever it comes from.
+    ``only`` keeps those implementations; a name nobody registered is refused wherever it comes from. One that is known
+    but lacks something here is left out of the cases that name it. ``own`` come from files of the user's, which no
+    suite can name: every case is asked of them.
 
     Raises
     ------
@@ -71,32 +82,43 @@ def make_plan(
     known = tuple(machine.usable)
     check_only(only, machine)
     resolved = []
+    not_here: dict[str, str] = {}
     for one in planned:
         asked = one.implementations if one.implementations is not None else known
+        asked = tuple(dict.fromkeys((*asked, *own)))
+        not_here |= {name: machine.missing[name] for name in asked if name in machine.missing}
         for name in asked:
-            require(name in known, "implementation", name, "one of " + ", ".join(known))
+            require(name in known or name in not_here, "implementation", name, "one of " + ", ".join(known))
         has_device = one.case.device in machine.environment.devices
         require(has_device, "device", one.case.device, "one of " + ", ".join(machine.environment.devices))
-        names = tuple(name for name in asked if only is None or name in only)
+        names = tuple(name for name in asked if name in known and (only is None or name in only))
         if names:
             resolved.append(msgspec.structs.replace(one, implementations=names))
+    if not resolved and not_here and not only:
+        raise ValueError(f"suite = {suite!r}: {absences(not_here)}, and it asks for nothing else")
     require(bool(resolved), "--impl", ",".join(only or ()), f"{suite} asks for none of these")
     ordered = _by_layer(resolved)
     if budget_s is None:
         budget_s = sum(BOUT_SECONDS[one.case.device.partition(":")[0]] for one in ordered)
-    return Plan(suite, description, tuple(ordered), budget_s)
+    return Plan(suite, description, tuple(ordered), budget_s, not_here)
 
 
 def check_only(only: tuple[str, ...] | None, machine: Machine) -> None:
-    """Refuse names of implementations that nobody registered.
+    """Refuse names of implementations that nobody registered, or that lack something here.
 
     Raises
     ------
     ValueError
-        with the key ``--impl`` and what there is.
+        with the key ``--impl`` and what there is, or what it needs.
     """
     for name in only or ():
+        require(name not in machine.missing, "--impl", name, f"not here, needs {machine.missing.get(name)}")
         require(name in machine.usable, "--impl", name, "one of " + ", ".join(machine.usable))
+
+
+def absences(not_here: Mapping[str, str]) -> str:
+    """Say which implementations were asked for but lack something here, and what."""
+    return "not here: " + "; ".join(f"{name} needs {what}" for name, what in not_here.items())
 
 
 def _by_layer(planned: Sequence[PlannedCase]) -> list[PlannedCase]:

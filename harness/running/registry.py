@@ -5,20 +5,39 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cases.case import DTYPE_BYTES, PASSES
-from harness.layer.contract import FAMILIES, Implementation, Prepare, Unsupported
+from harness.layer.contract import FAMILIES, Implementation, Prepare, Tunable, Unsupported, note_on
 from harness.records.record import plain_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _registered: dict[str, Implementation] = {}
+_missing: dict[str, Missing] = {}
 
 
-def implementation(
+@dataclass(frozen=True)
+class Missing:
+    """An implementation that cannot be offered here, and what it needs. ``origin`` is the module that said so."""
+
+    name: str
+    family: str
+    needs: str
+    origin: str
+    verified: str = ""
+
+    @property
+    def note(self) -> str:
+        """What has to be said about it wherever it is named; mostly nothing."""
+        return note_on(self.family, self.verified)
+
+
+def implementation(  # noqa: PLR0913 (one keyword a property)
     name: str,
     *,
     family: str,
@@ -27,19 +46,24 @@ def implementation(
     dtypes: Sequence[str] = tuple(DTYPE_BYTES),
     version: str = "1",
     unsupported: Unsupported | None = None,
+    untimed: Unsupported | None = None,
+    tunable: Tunable | None = None,
+    verified: str = "",
 ) -> Callable[[Prepare], Prepare]:
     """Register the decorated ``prepare(layer) -> forward`` under ``name``.
 
     The first line of its docstring becomes its summary. Raise ``version`` when its speed is meant to change: history
-    then starts a new series. ``unsupported(case)`` returns why a case cannot run, or None.
+    then starts a new series. ``unsupported(case)`` returns why a case cannot run, or None; ``untimed(case)``
+    why it may be checked but its time means nothing (it runs under an interpreter, say), or None. ``tunable`` lets
+    ``moebench tune`` look for faster configurations. ``verified`` says where somebody else's package (family ``peer``)
+    has been seen to work: version, device, date; without it ``list`` and records say that it never was.
 
     Raises
     ------
     ValueError
         when the name is taken or malformed, or family, devices, passes, dtypes or version are not what they can be.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
-        raise ValueError(f"implementation name {name!r}: small letters, digits, '_', '.' and '-' only")
+    _check_name(name)
     _check_words(name, "family", [family], FAMILIES)
     _check_words(name, "devices", devices, ("cpu", "cuda"))
     _check_words(name, "passes", passes, PASSES)
@@ -63,10 +87,32 @@ def implementation(
             source_hash=source_hash(prepare),
             origin=prepare.__module__,
             refuses=unsupported,
+            only_checked=untimed,
+            tunable=tunable,
+            verified=verified,
         )
         return prepare
 
     return register
+
+
+def missing(name: str, *, family: str = "peer", needs: str, verified: str = "", origin: str = "") -> None:
+    """Say that an implementation cannot be offered here, and what it ``needs``: a package to install, a device.
+
+    ``list`` shows it; a suite that names it goes on without it; ``--impl`` does not take it. ``origin`` is the module
+    that says so, by default the caller's.
+
+    Raises
+    ------
+    ValueError
+        for a malformed name, an unknown family, or a need that is no text.
+    """
+    _check_name(name)
+    _check_words(name, "family", [family], FAMILIES)
+    if not isinstance(needs, str) or not needs.strip():
+        raise ValueError(f"implementation {name!r}: needs = {needs!r}: what there must be for it to run")
+    origin = origin or str(sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001 (who called, no other way)
+    _missing[name] = Missing(name, family, plain_text(needs.strip()), origin, verified)
 
 
 def registered() -> dict[str, Implementation]:
@@ -74,10 +120,23 @@ def registered() -> dict[str, Implementation]:
     return dict(sorted(_registered.items()))
 
 
+def missing_here() -> dict[str, Missing]:
+    """All that cannot be offered here, by name; what somebody else registered under the name counts as offered."""
+    return {name: one for name, one in sorted(_missing.items()) if name not in _registered}
+
+
+def offers(module: str) -> bool:
+    """Whether importing a module named implementations, in itself or in its parts, be they here or missing."""
+    origins = [one.origin for one in _registered.values()] + [one.origin for one in _missing.values()]
+    return any(origin == module or origin.startswith(f"{module}.") for origin in origins)
+
+
 def forget(module: str) -> None:
     """Take back what a module registered before it failed to import."""
     for name in [name for name, one in _registered.items() if one.origin == module]:
         del _registered[name]
+    for name in [name for name, one in _missing.items() if one.origin == module]:
+        del _missing[name]
 
 
 def source_hash(prepare: Prepare) -> str:
@@ -102,6 +161,11 @@ def source_hash(prepare: Prepare) -> str:
 
 def _where(prepare: Prepare) -> str:
     return f"{prepare.__module__}.{getattr(prepare, '__qualname__', '?')}"
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
+        raise ValueError(f"implementation name {name!r}: small letters, digits, '_', '.' and '-' only")
 
 
 def _check_words(name: str, key: str, given: Sequence[str], known: Sequence[str]) -> None:

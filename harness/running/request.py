@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.cases.axes import parse_override
 from harness.cases.shipped import find_suite
-from harness.cases.suite import check_memory, load_suite, located, parse_budget
+from harness.cases.suite import load_suite, located, parse_budget, those_that_fit
 from harness.running.child import available_memory_bytes
+from harness.running.files import choose
 from harness.running.plan import check_only, make_plan
 
 if TYPE_CHECKING:
@@ -36,21 +37,23 @@ class Request:
         ValueError
             one line naming file, key and what is allowed.
         """
-        only = tuple(name.strip() for name in self.impl.split(",")) if self.impl else None
-        check_only(only, machine)
+        chosen = choose(self.impl, machine)
+        check_only(chosen.only, machine)
         suite = load_suite(find_suite(self._suite_name(machine)))
         budget_s = parse_budget(self.budget) if self.budget else None
         cases = suite.cases(machine.best_device, self._axes())
         with located(str(suite.path)):
-            check_memory(cases, available_memory(machine))
-            return make_plan(
+            cases, left_out = those_that_fit(cases, available_memory(machine))
+            made = make_plan(
                 suite.name,
                 suite.description,
                 cases,
                 machine,
-                only=only,
+                only=chosen.only,
+                own=chosen.own,
                 budget_s=budget_s or suite.budget_s,
             )
+            return replace(made, too_large=tuple(left_out), published=suite.published)
 
     def _suite_name(self, machine: Machine) -> str:
         if self.suite != "auto":

@@ -46,13 +46,17 @@ class Progress(Protocol):
 
 @dataclass
 class Course:
-    """What stays the same over a run, and its tally of seconds. ``skip`` are modules no worker may import, and why."""
+    """What stays the same over a run, and its tally of seconds.
+
+    ``skip`` are modules no worker may import, and why; ``files`` are the user's own, which every worker imports.
+    """
 
     environment_id: str
     listed: dict[str, jobs.Listed]
     limits: Limits = field(default_factory=Limits)
     ceilings: dict[str, Ceilings] = field(default_factory=dict)
     skip: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     timed: bool = True
     one_worker: bool = False
     measuring_s: float = 0.0
@@ -92,6 +96,7 @@ class Runner:
                 timed=self.course.timed,
                 ceilings=self.course.ceilings,
                 skip=self.course.skip,
+                files=self.course.files,
             )
             watch = _Watch(self, chunk)
             death = Child(job, self.course.limits).run(watch.heard, self._progress.doing)
@@ -220,4 +225,5 @@ def impl_info(listed: jobs.Listed) -> ImplInfo:
         source_hash=listed.source_hash,
         origin=listed.origin,
         summary=listed.summary,
+        note=listed.note,
     )

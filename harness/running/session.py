@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from harness.cases.replay import replayed
 from harness.cases.shape import require
 from harness.records.store import RunInfo, RunStore, load_run, read_records
 from harness.running.calibrate import load_calibrations
@@ -74,6 +75,7 @@ class Session:
             limits=self.limits,
             ceilings=dict(environment.ceilings),
             skip=dict(self.machine.skip),
+            files=self.machine.files,
         )
         for device in dict.fromkeys(one.case.device for one in self.to_do()):
             if device not in course.ceilings:
@@ -103,7 +105,10 @@ def start(plan: Plan, path: Path, machine: Machine, command: str, stage_s: float
         suite=plan.suite,
         description=plan.description,
         plan=list(plan.planned),
+        too_large=list(plan.too_large),
+        published=list(plan.published),
         budget_s=plan.budget_s,
+        files=list(machine.files),
     )
     store = RunStore(path)
     calibrations, complaint = load_calibrations(machine.environment.environment_id)
@@ -119,7 +124,8 @@ def resume(path: Path, machine: Machine, stage_s: float) -> Session:
     Raises
     ------
     ValueError
-        when there is no run, or it was taken in another environment, whose numbers must not be mixed with this one's.
+        when there is no run, it was taken in another environment, whose numbers must not be mixed with this one's, or a
+        trace it replays has changed.
     """
     run = load_run(path)
     then, now_here = run.environment.environment_id, machine.environment.environment_id
@@ -127,6 +133,9 @@ def resume(path: Path, machine: Machine, stage_s: float) -> Session:
         raise ValueError(
             f"--resume = {str(path)!r}: taken in environment {then}, this machine is {now_here}; start a new run"
         )
+    for one in run.info.plan:
+        if one.case.traffic.replay:
+            replayed(one.case.traffic.spread)  # what is measured now must be the trace that was measured then
     devices = tuple(dict.fromkeys(one.case.device for one in run.info.plan))
     calibrations, complaint = load_calibrations(now_here)
     known = msgspec.structs.replace(
@@ -136,6 +145,17 @@ def resume(path: Path, machine: Machine, stage_s: float) -> Session:
     )
     machine, limits = replace(machine, environment=known), limits_for(devices, stage_s)
     return Session(path, run.info, machine, limits, run.torn_lines, complaint)
+
+
+def files_of(path: Path) -> tuple[str, ...]:
+    """Return the user's own files that a run was begun with.
+
+    Raises
+    ------
+    ValueError
+        when there is no run.
+    """
+    return tuple(load_run(path).info.files)
 
 
 def limits_for(devices: tuple[str, ...], stage_s: float) -> Limits:
@@ -159,6 +179,7 @@ def gate_only(planned: list[PlannedCase], machine: Machine, limits: Limits, prog
         listed=machine.listed,
         limits=limits,
         skip=dict(machine.skip),
+        files=machine.files,
         timed=False,
         one_worker=True,
     )

@@ -15,16 +15,18 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING
 
 from harness.cases.datasheet import datasheet_for
+from harness.cases.replay import ReplayError
 from harness.records.record import Record, storable
 from harness.running import discovery, jobs
 from harness.running.blackbox import BlackBox
 from harness.running.pacing import bout_weights
-from harness.running.registry import registered
+from harness.running.registry import missing_here, registered
 
 if TYPE_CHECKING:
     from harness.cases.case import Case, PlannedCase
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from harness.layer.contract import Implementation
     from harness.layer.weights import Weights
     from harness.measure.surroundings import Conduct
-    from harness.running.jobs import BoutsJob, CalibrationJob, CeilingsJob, Job, TurnsJob
+    from harness.running.jobs import BoutsJob, CalibrationJob, CeilingsJob, FitJob, Job, ShowJob, TuneJob, TurnsJob
 
 SETUP_IMPL = ""
 WHY_NO_ENERGY = "two workers take turns on the device, whose counter counts both; `moebench run` meters energy"
@@ -71,8 +73,12 @@ class Worker:
         if isinstance(job, jobs.CeilingsJob):
             self.note("", SETUP_IMPL, "setup")
             self._ceilings(job)
+        elif isinstance(job, jobs.ShowJob | jobs.FitJob):
+            self.note("", SETUP_IMPL, "setup")
+            self._look(job)
         else:
-            broken = discovery.load_all(lambda module: self.note("", module, "import"), job.skip)
+            files = job.files if isinstance(job, jobs.ProbeJob | jobs.BoutsJob) else ()
+            broken = discovery.load_all(lambda module: self.note("", module, "import"), job.skip, files)
             self.note("", SETUP_IMPL, "setup")
             if isinstance(job, jobs.ProbeJob):
                 self._probe(broken)
@@ -80,6 +86,8 @@ class Worker:
                 self._turns(job, broken)
             elif isinstance(job, jobs.CalibrationJob):
                 self._calibrate(job, broken)
+            elif isinstance(job, jobs.TuneJob):
+                self._tune(job, broken)
             else:
                 self._bouts(job, broken)
         self.answer(jobs.DoneOutcome())
@@ -88,6 +96,10 @@ class Worker:
         from harness.running.devices import probe_facts, torch_devices
 
         listed = [_listed(implementation) for implementation in registered().values()]
+        listed += [
+            jobs.Listed(name=one.name, family=one.family, origin=one.origin, missing=one.needs, note=one.note)
+            for one in missing_here().values()
+        ]
         listed += [jobs.Listed(name=module, origin=module, broken=reason) for module, reason in broken.items()]
         self.answer(jobs.ProbeOutcome(implementations=listed, devices=torch_devices(), facts=probe_facts()))
 
@@ -100,6 +112,17 @@ class Worker:
         board, _ = board_of(job.device)
         ceilings.idle_watts = idle_watts(board) if board else None
         self.answer(jobs.CeilingsOutcome(ceilings=ceilings))
+
+    def _look(self, job: ShowJob | FitJob) -> None:
+        from harness.fitting.fit import fit_layers
+        from harness.fitting.show import show
+
+        if isinstance(job, jobs.ShowJob):
+            self.answer(jobs.ShownOutcome(show(job.shape, job.traffic)))
+            return
+        doing = partial(self.note, "", SETUP_IMPL)
+        for fit in fit_layers(job.path, job.layers, job.phase, job.tokens, doing):
+            self.answer(jobs.FitOutcome(fit))
 
     def _bouts(self, job: BoutsJob, broken: dict[str, str]) -> None:
         from harness.measure.failures import is_out_of_memory
@@ -117,9 +140,9 @@ class Worker:
                 share_s = left_s * weights_of[number] / sum(weights_of[number:])
                 outcome = self._bout(job, planned, weights, max(0.0, share_s))
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not (is_out_of_memory(error) or isinstance(error, ReplayError)):
                     raise
-                outcome = _too_large(job, planned, error)
+                outcome = _hopeless(job, planned, error)
             ended = time.perf_counter()
             outcome.wall_s = ended - start
             left_s -= ended - begun
@@ -143,9 +166,9 @@ class Worker:
                 taker.has_layer()
                 outcome = self._bout(job, planned, weights, math.inf, taker)
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not (is_out_of_memory(error) or isinstance(error, ReplayError)):
                     raise
-                outcome = _too_large(job, planned, error)
+                outcome = _hopeless(job, planned, error)
             outcome.wall_s = time.perf_counter() - start
             self.answer(outcome)
             taker.wire.send(Over())
@@ -172,6 +195,18 @@ class Worker:
                 self.answer(jobs.TrialOutcome(trial=trial))
         except RefusedError as error:
             self.answer(jobs.RefusedOutcome(reason=str(error)))
+
+    def _tune(self, job: TuneJob, broken: dict[str, str]) -> None:
+        from harness.running.tuner import tune_all
+
+        _come_up(timed=True)
+        self.answer(jobs.ReadyOutcome(broken))
+
+        def weights_of(case: Case) -> Weights:
+            _take_device(case)
+            return self._layer(case)
+
+        tune_all(job, registered()[job.impl], weights_of, self.note, self.answer)
 
     def _layer(self, case: Case) -> Weights:
         """Return the case's weights, made anew only when the last case ran on others."""
@@ -273,19 +308,20 @@ def _come_up(*, timed: bool) -> None:
         torch.set_num_threads(1)  # the gate's cases are tiny: threads would only wait for each other
 
 
-def _too_large(job: BoutsJob | TurnsJob, planned: PlannedCase, error: Exception) -> jobs.BoutOutcome:
-    """Tell every implementation of a case that its weights or inputs alone need more memory than there is."""
+def _hopeless(job: BoutsJob | TurnsJob, planned: PlannedCase, error: Exception) -> jobs.BoutOutcome:
+    """Tell every implementation of a case that it cannot be: too large for memory, or its trace is not there."""
     from harness.measure.bout import describe
     from harness.measure.failures import explain
 
     failure = explain(error)
+    said = str(error) if isinstance(error, ReplayError) else f"the case itself does not fit: {failure.reason}"
     records = [
         Record(
             case=planned.case,
             case_id=planned.case.case_id,
             impl=describe(implementation),
             status=failure.status,
-            reason=f"the case itself does not fit: {failure.reason}",
+            reason=said,
             log_tail=failure.log_tail,
             environment_id=job.environment_id,
             taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -306,6 +342,8 @@ def _listed(implementation: Implementation) -> jobs.Listed:
         devices=implementation.devices,
         passes=implementation.passes,
         dtypes=implementation.dtypes,
+        note=implementation.note,
+        tunable=implementation.tunable is not None,
     )
 
 

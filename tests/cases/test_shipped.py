@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.cases.presets import presets
 from harness.cases.shipped import find_suite, shipped_suites
 from harness.cases.suite import check_memory, load_suite
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 NAMES = {"loop", "einsum", "batched", "grouped", "soft", "dense", "fused"}
+PEERS = {
+    *("transformers.eager", "transformers.batched_mm", "transformers.grouped_mm", "triton_kernels", "scattermoe"),
+    *("sonicmoe", "megablocks", "torchtitan", "vllm.fused_experts", "sglang.fused_experts", "flashinfer.cutlass"),
+    "deepgemm",
+}
 
 
 @pytest.mark.parametrize("name", shipped_suites())
@@ -23,19 +29,46 @@ def test_a_shipped_suite_is_sound(name: str) -> None:
     assert suite.description
     assert suite.budget_s
     for planned in suite.cases("cpu"):
-        assert set(planned.implementations or ()) <= NAMES
+        assert set(planned.implementations or ()) <= NAMES | PEERS
 
 
 def test_what_is_shipped() -> None:
-    assert {"tiny", "quick", "reference"} <= set(shipped_suites())
+    asked = {"decode", "prefill", "skew", "models", "topk-experts", "training", "peers"}
+    assert {"tiny", "quick", "reference", *asked} <= set(shipped_suites())
+
+
+def test_suites_ask_a_question_in_one_line() -> None:
+    ours = {"decode", "prefill", "skew", "models", "topk-experts", "training", "peers", "quick"}
+    for name, path in shipped_suites().items():
+        description = load_suite(path).description
+        assert len(description) <= 120
+        assert description.endswith("?") or not (name in ours or name.startswith("published-"))
+
+
+def test_models_are_all_there_are() -> None:
+    planned = load_suite(find_suite("models")).cases("cuda:0")
+    assert {p.case.shape.name for p in planned} == set(presets())
+    check_memory(planned, {"cuda:0": 72 * GIB})
+
+
+def test_finer_experts_cost_the_same_flops() -> None:
+    planned = load_suite(find_suite("topk-experts")).cases("cpu")
+    finer = [p.case.shape for p in planned if p.case.traffic.tokens == 64]
+    assert len({shape.top_k for shape in finer}) == len(finer) == 5
+    assert {shape.top_k * shape.expert_hidden for shape in finer} == {8192}
+    assert {shape.experts * shape.expert_hidden for shape in finer} == {65536}
 
 
 def test_quick_fits_a_laptop() -> None:
     planned = load_suite(find_suite("quick")).cases("cpu")
     assert 25 <= len(planned) <= 35
     check_memory(planned, {"cpu": 4 * GIB})
-    spreads = {p.case.traffic.spread for p in planned if p.case.shape.name == "olmoe-1b-7b"}
-    assert spreads == {"uniform", "gaussian:0.15", "zipf:1"}
+    kinds = {p.case.traffic.kind for p in planned if p.case.shape.name == "olmoe-1b-7b"}
+    assert kinds == {"uniform", "gaussian", "zipf", "trace"}
+    for one in planned:  # transformers' batched_mm copies an expert for every slot
+        shape, slots = one.case.shape, one.case.traffic.tokens * one.case.shape.active_experts
+        copies = slots * shape.expert_params * one.case.dtype_bytes
+        assert copies < GIB or "transformers.batched_mm" not in (one.implementations or PEERS)
     assert {p.case.shape.router.kind for p in planned} >= {"softmax", "sigmoid", "switch", "mixture", "expert_choice"}
     assert {p.case.pass_ for p in planned} == {"forward", "training"}
 
@@ -44,7 +77,10 @@ def test_reference_fits_one_gpu() -> None:
     planned = load_suite(find_suite("reference")).cases("cuda:0")
     check_memory(planned, {"cuda:0": 75 * GIB})
     assert {p.case.traffic.tokens for p in planned} >= {1, 64, 4096, 32768}
-    assert {p.case.shape.name for p in planned} >= {"mixtral-8x7b", "deepseek-v3", "gpt-oss-20b", "qwen3-30b-a3b"}
+    same_experts = {"moonlight-16b"}  # as deepseek-v2-lite's
+    assert {p.case.shape.name for p in planned} == set(presets()) - same_experts
+    everywhere = {(p.case.execution, p.case.pass_) for p in planned}
+    assert everywhere == {("eager", "forward"), ("graph", "forward"), ("compile", "forward"), ("eager", "training")}
 
 
 @pytest.mark.parametrize("name", ["quick", "reference"])
@@ -70,7 +106,7 @@ def test_a_suite_is_found_by_name_or_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("quik", "did you mean 'quick'"), ("nothing/such.toml", "one of asv, calibrate, compare, quick, reference, tiny")],
+    [("quik", "did you mean 'quick'"), ("nothing/such.toml", "one of asv, calibrate, compare, ")],
 )
 def test_an_unknown_suite_lists_what_there_is(name: str, hint: str) -> None:
     with pytest.raises(ValueError, match=f"^suite = '{name}': a TOML file, or the name of a shipped suite; {hint}"):

@@ -9,7 +9,20 @@ import torch
 
 pytestmark = pytest.mark.cuda
 
-NEVER_WAIT = ("grouped", "soft", "dense")
+MOE = ("loop", "einsum", "batched", "grouped", "soft", "fused")
+NEVER_WAIT = ("grouped", "soft", "dense", "fused")
+
+
+@pytest.fixture(params=[*MOE, "dense"])
+def name(request: pytest.FixtureRequest) -> str:
+    """Every implementation that computes something; fused too, which has no kernels for the CPU."""
+    return str(request.param)
+
+
+@pytest.fixture(params=MOE)
+def moe(request: pytest.FixtureRequest) -> str:
+    """Every implementation that follows the routing."""
+    return str(request.param)
 
 
 def problem_on_gpu(lab: Any, name: str, tokens: int = 130, **settings: Any) -> Any:
@@ -33,6 +46,23 @@ def test_agrees_on_poisoned_memory(lab: Any, name: str, dtype: str, bias: bool, 
 @pytest.mark.parametrize("pass_", ["forward", "training"])
 def test_few_tokens(lab: Any, name: str, tokens: int, pass_: str) -> None:
     lab.assert_agrees(name, problem_on_gpu(lab, name, tokens, pass_=pass_))
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 40, 257])
+@pytest.mark.parametrize("sizes", [(50, 37), (256, 192)], ids=["uneven", "even"])
+@pytest.mark.parametrize("pass_", ["forward", "training"])
+@pytest.mark.parametrize("activation", ["silu", "gelu", "relu", "clamped_swiglu"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_fused_in_both_regimes(
+    lab: Any, dtype: str, activation: str, pass_: str, sizes: tuple[int, int], tokens: int
+) -> None:
+    """The kernels as the GPU runs them, over what the interpreter's tests go over on the CPU."""
+    layer = {"hidden": sizes[0], "expert_hidden": sizes[1], "activation": activation, "bias": True}
+    problem = problem_on_gpu(lab, "fused", tokens, dtype=dtype, pass_=pass_, **layer)
+    with lab.poison():
+        got = lab.assert_agrees("fused", problem)
+    again = lab.ask("fused", problem)
+    assert all(torch.equal(got[key], again[key]) for key in got)
 
 
 @pytest.mark.parametrize("ids", [[[8, 8]], [[8, 2]], [[5, 8]]], ids=str)

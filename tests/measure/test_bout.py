@@ -140,6 +140,37 @@ def test_what_is_not_supported_says_so_and_is_never_built(kit: Any) -> None:
         assert_whole(record)
 
 
+def test_who_is_only_checked_passes_the_gate_and_is_never_timed(kit: Any) -> None:
+    """What an interpreter takes says nothing about the kernels it runs."""
+    entrants = [
+        kit.implementation(kit.costing(MS), "checked", only_checked=lambda _case: "runs under an interpreter"),
+        kit.implementation(wrong_by_one(kit), "wrong", only_checked=lambda _case: "runs under an interpreter"),
+        kit.implementation(kit.costing(MS), "timed", only_checked=lambda _case: None),
+    ]
+    records = kit.bout(entrants, budget_ns=0.2 * S)
+    checked = records["checked"]
+    assert (checked.status, checked.reason) == ("unsupported", "runs under an interpreter")
+    assert checked.agreement.passed
+    assert records["wrong"].status == "disagrees"
+    assert records["timed"].status == "ok"
+    for record in records.values():
+        assert_whole(record)
+    validated = kit.bout(entrants[:1], around=kit.around(timed=False))
+    assert validated["checked"].status == "ok"
+
+
+def wrong_by_one(kit: Any) -> Any:
+    return lambda layer: lambda x, routing: kit.experts(layer, x, routing) + 1
+
+
+def test_who_fails_when_asked_whether_its_time_counts_has_failed(kit: Any) -> None:
+    def ask(_case: Any) -> None:
+        raise ValueError("no idea")
+
+    records = kit.bout([kit.implementation(kit.costing(MS), only_checked=ask)])
+    assert (records["mine"].status, records["mine"].reason) == ("error", "ValueError: no idea")
+
+
 def test_an_execution_nobody_can_do_is_refused_for_all(kit: Any) -> None:
     records = kit.bout([kit.implementation(name="a"), kit.implementation(name="b")], kit.case(execution="graph"))
     assert {record.reason for record in records.values()} == {"CUDA graphs need a CUDA device"}

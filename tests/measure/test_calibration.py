@@ -181,12 +181,20 @@ def raising(error: BaseException) -> Any:
     ("prepare", "impl", "says"),
     [
         (lambda kit: kit.correct, {"refuses": lambda _case: "needs a GPU"}, "mine: unsupported: needs a GPU"),
+        (lambda kit: kit.correct, {"only_checked": lambda _case: "no clock"}, "mine: unsupported: no clock"),
         (wrong, {}, "mine: disagrees: "),
         (lambda kit: wrong(kit, 0, raising(SystemExit(3))), {}, "mine: error: SystemExit: 3"),
         (lambda kit: wrong(kit, 60, raising(MemoryError("full"))), {}, "mine: oom: MemoryError: full"),
         (lambda kit: wrong(kit, 60, lambda y: y[:1]), {}, "mine: error: returned shape"),
     ],
-    ids=["unsupported", "disagrees", "raises in the gate", "raises in a round", "breaks the contract in a round"],
+    ids=[
+        "unsupported",
+        "only checked",
+        "disagrees",
+        "raises in the gate",
+        "raises in a round",
+        "breaks the contract in a round",
+    ],
 )
 def test_who_cannot_be_timed_is_refused_with_a_reason(
     kit: Any, delays: Delays, prepare: Any, impl: dict[str, Any], says: str

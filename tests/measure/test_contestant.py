@@ -13,6 +13,7 @@ from harness.layer.inputs import make_inputs
 from harness.layer.oracle import solve
 from harness.layer.weights import make_weights
 from harness.measure.contestant import Contestant, ContractError, check_contract
+from harness.records.record import Chosen
 
 
 def contestant(kit: Any, case: Any, prepare: Any = None, **given: Any) -> Contestant:
@@ -144,3 +145,42 @@ def test_the_baseline_has_the_weights_of_k_experts(kit: Any) -> None:
     baseline = Contestant(kit.implementation(kit.plain_ffn, family="dense"), weights, case)
     assert whole.weights_bytes == sum(named.values())
     assert baseline.weights_bytes == (named["gate_up"] + named["down"]) * 2 // 4 + shared
+
+
+class Telling:
+    """A forward that says with which configuration it runs."""
+
+    def __init__(self, forward: Forward, says: object) -> None:
+        self.forward, self.says = forward, says
+
+    def __call__(self, x: Tensor, routing: Routing) -> Tensor:
+        return self.forward(x, routing)
+
+    def chosen(self, case: Any) -> object:
+        return {"case": case} if self.says == "nonsense" else self.says
+
+
+@pytest.mark.parametrize("says", [Chosen(values={"block": 64}, tuned=True, source="own"), None])
+def test_a_forward_may_tell_its_configuration(kit: Any, says: Chosen | None) -> None:
+    one = contestant(kit, kit.case(), lambda layer: Telling(kit.correct(layer), says))
+    assert one.configuration() == says
+
+
+def test_most_have_none_to_tell(kit: Any) -> None:
+    assert contestant(kit, kit.case()).configuration() is None
+
+
+def test_what_it_tells_must_be_a_chosen(kit: Any) -> None:
+    one = contestant(kit, kit.case(), lambda layer: Telling(kit.correct(layer), "nonsense"))
+    with pytest.raises(ContractError, match="chosen returned dict"):
+        one.configuration()
+
+
+def test_a_record_keeps_it(kit: Any) -> None:
+    says = Chosen(values={"block": 64}, tuned=True, source="own")
+    told = kit.implementation(lambda layer: Telling(kit.correct(layer), says), name="told")
+    bad = kit.implementation(lambda layer: Telling(kit.correct(layer), "nonsense"), name="bad")
+    records = kit.bout([told, bad, kit.implementation()], around=kit.around(timed=False))
+    assert records["told"].configuration == says
+    assert records["mine"].configuration is None
+    assert records["bad"].status == "error"

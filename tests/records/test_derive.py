@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +46,15 @@ def test_work_by_hand(make: Any) -> None:
     assert work.share_of_datasheet_floor == pytest.approx(0.125)
     assert work.share_of_gemm_ceiling == pytest.approx(4e6 / 400e-6 / 100e9)
     assert work.share_of_read_ceiling == pytest.approx(2e3 / 400e-6 / 10e9)
+
+
+@pytest.mark.parametrize(("tokens", "flags"), [(8, []), (9, ["trace repeated"])])
+def test_a_trace_shorter_than_the_case_is_flagged(make: Any, tokens: int, flags: list[str]) -> None:
+    record = make.record(tokens=tokens, timing=make.timing(SAMPLES_NS))
+    spread = "trace:mine.npz?layer=1&rows=8#0123456789abcdef"
+    traffic = msgspec.structs.replace(record.case.traffic, spread=spread)
+    record.case = msgspec.structs.replace(record.case, traffic=traffic)
+    assert derive(record, None).flags == flags
 
 
 def test_hot_weights_are_held_against_the_cache(make: Any) -> None:
@@ -103,6 +113,12 @@ def test_a_median_below_a_floor_is_never_passed_over(
 def test_flags_of_the_clock(make: Any) -> None:
     assert derive(make.record(timing=make.timing([100.0] * 6 + [110.0] * 3)), None).flags == ["drift"]
     assert derive(make.record(timing=make.timing([100.0] * 9, warm=False)), None).flags == ["warm-up did not settle"]
+
+
+def test_what_must_be_said_of_an_implementation_is_a_flag(make: Any) -> None:
+    record = make.record(timing=make.timing(SAMPLES_NS))
+    record.impl = msgspec.structs.replace(record.impl, note="never verified")
+    assert derive(record, None).flags == ["never verified"]
 
 
 def test_energy_by_hand(make: Any) -> None:

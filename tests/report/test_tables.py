@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.records.record import Energy, Memory, Work
+from harness.records.record import Chosen, Energy, Memory, Work
 from harness.report.machines import ceilings_table, machines_table
 from harness.report.method import count, method_table
 from harness.report.summary import summary_tables
@@ -187,3 +187,15 @@ def test_terminal_summary_shares_wins(make: Factory) -> None:
     ((_, text),) = summary_tables(make.run([make.timed(case, "loop"), make.timed(case, "batched")]))
     assert text.count("=") == 2
     assert summary_tables(make.run([])) == []
+
+
+def test_configurations_are_shown_where_somebody_told(make: Factory) -> None:
+    case = make.case()
+    chosen = Chosen(values={"block": 64, "kind": "wide"}, tuned=True, source="own gpu.json, at 64 tokens")
+    records = [make.timed(case, "fused_triton", configuration=chosen), make.timed(case, "loop")]
+    (group,) = make.groups(make.run(records))
+    head, first, second = body(rates_table(group, Axis.of(group, 1)))
+    assert second[head.index("configuration")] == "block=64 kind=wide (tuned)"
+    assert first[head.index("configuration")] == ""
+    assert "| configurations " in method_table([make.run(records)])
+    assert "configurations" not in method_table([make.run(records[1:])])

@@ -112,6 +112,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 def empty_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is registered, and what a test registers is forgotten."""
     monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry, "_missing", {})
 
 
 @pytest.fixture
@@ -167,7 +168,9 @@ class Plans:
     def planned(self, tokens: int = 8, names: tuple[str, ...] | None = ("loop",), **fields: Any) -> PlannedCase:
         return PlannedCase(case=tiny_case(tokens, **fields), implementations=names)
 
-    def machine(self, *names: str, devices: tuple[str, ...] = ("cpu",), broken: str = "") -> Machine:
+    def machine(
+        self, *names: str, devices: tuple[str, ...] = ("cpu",), broken: str = "", missing: tuple[str, ...] = ()
+    ) -> Machine:
         found = {
             n: Device(name=n, kind=n.partition(":")[0], memory_bytes=1 << 34, cache_bytes=1 << 20) for n in devices
         }
@@ -177,6 +180,7 @@ class Plans:
         listed = {name: jobs.Listed(name=name, family="loop", origin=f"impls.{name}") for name in names}
         if broken:
             listed[broken] = jobs.Listed(name=broken, broken="ImportError: no")
+        listed |= {name: jobs.Listed(name=name, family="peer", missing=f"pip install {name}") for name in missing}
         return Machine(environment, listed, {}, {})
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.running import discovery
 from harness.running.discovery import declared_modules, load_all
-from harness.running.registry import registered
+from harness.running.registry import missing_here, registered
 
 pytestmark = pytest.mark.usefixtures("empty_registry")
 
@@ -108,3 +108,28 @@ def test_a_whole_package_can_be_skipped(beside: Any) -> None:
     broken, announced = load({"theirs": "it died"})
     assert broken == {"theirs": "it died"}
     assert announced == ["beside", "beside.one"]
+
+
+def test_a_room_in_a_package_is_gone_through_module_by_module(beside: Any) -> None:
+    beside.package("theirs", one_file=SOURCE.format(name="file"))
+    beside.package("theirs.room", good=SOURCE.format(name="good"), bad="1 / 0", _hidden="1 / 0")
+    beside.package("theirs.whole", SOURCE.format(name="whole"), part="1 / 0")
+    missing = 'from harness import missing\n\nmissing("lacking", needs="a GPU")'
+    beside.package("theirs.lacking", missing, part="1 / 0")
+    beside.declare("theirs", "moebench.tests", "theirs")
+    broken, announced = load()
+    assert broken == {"theirs.room.bad": "ZeroDivisionError: division by zero"}
+    assert [module for module in announced if module.startswith("theirs.room")] == [
+        "theirs.room",
+        "theirs.room.bad",
+        "theirs.room.good",
+    ]
+    assert list(registered()) == ["file", "good", "one", "whole"]
+    assert {name: one.origin for name, one in missing_here().items()} == {"lacking": "theirs.lacking"}
+
+
+def test_a_module_that_breaks_halfway_misses_nothing(beside: Any) -> None:
+    beside.module("half", 'from harness import missing\n\nmissing("half", needs="luck")\n1 / 0')
+    beside.declare("half", "moebench.tests", "half")
+    assert list(load()[0]) == ["half"]
+    assert missing_here() == {}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.fitting.results import Candidate, Compared, Fit, Range, Repeats, Shown
 from harness.records.environment import Ceilings, Device
 from harness.records.record import ImplInfo, Record
 from harness.records.store import replace_file
@@ -23,6 +24,35 @@ CEILINGS = Ceilings(
     cache_bytes=5,
     launch_ns=6.0,
     idle_watts=7.5,
+)
+
+ONE = Range(mean=1.0, low=0.5, high=1.5)
+SHOWN = Shown(
+    tokens=2,
+    experts=2,
+    top_k=1,
+    histogram=[1, 1],
+    figures={"cv2": 0.0, "closest_lift": None},
+    chance={"cv2": ONE},
+    chance_curve=[1.5, 0.5],
+    seeds=20,
+)
+FIT = Fit(
+    layer=3,
+    tokens=2,
+    experts=2,
+    top_k=1,
+    stretches=1,
+    seeds=40,
+    candidates=[
+        Candidate(
+            kind="tile", spread="tile:128", parameter=None, low=None, high=None, score=0.0, miss=0.0, own_miss=ONE
+        )
+    ],
+    repeats=Repeats(spread="temporal:0", rho=0.0, low=0.0, high=0.1, excess=1.0, at_the_end=False),
+    figures=[Compared(figure="cv2", trace=None, load=ONE)],
+    by_load={"load": True},
+    by_repeats={},
 )
 
 
@@ -52,6 +82,11 @@ def every_job(plans: Any) -> list[jobs.Job]:
         jobs.CalibrationJob(
             case=plans.case(), impl="a", baseline="", process=2, first=40, count=20, trial_s=3.0, skip={"bad": "died"}
         ),
+        jobs.TuneJob(
+            impl="a", cases=[plans.case()], environment_id="e", budget_s=9.0, avoid=["a@1"], skip={"b": "died"}
+        ),
+        jobs.ShowJob(shape=plans.case().shape, traffic=plans.case().traffic),
+        jobs.FitJob(path="/a.npz", layers=(0, 3), phase="", tokens=64),
     ]
 
 
@@ -76,7 +111,17 @@ def every_outcome(plans: Any) -> list[jobs.Outcome]:
         jobs.ReadyOutcome(broken={"theirs": "it died"}),
         jobs.BoutOutcome(case_id=case.case_id, records=[record], measuring_s=0.5, wall_s=1.0),
         jobs.TrialOutcome(trial=trial),
+        jobs.TunedOutcome(
+            case_id=case.case_id,
+            default={"n": 1},
+            best={"n": 2, "kind": "x"},
+            records=[record],
+            tried=3,
+            failed={"no": 2},
+        ),
         jobs.RefusedOutcome(reason="a: unsupported: no"),
+        jobs.ShownOutcome(SHOWN),
+        jobs.FitOutcome(FIT),
         jobs.DoneOutcome(),
     ]
 

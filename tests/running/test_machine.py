@@ -24,6 +24,7 @@ PROBE = """
     self.note('', '', 'setup')
     {after}
     listed = [jobs.Listed(name=name, family='loop') for name in ('a', 'b')]
+    listed += [jobs.Listed(name='far', missing='pip install far')]
     listed += [jobs.Listed(name=name, broken=reason) for name, reason in job.skip.items()]
     cuda = Device(name='GPU', kind='cuda', memory_bytes=1, cache_bytes=1)
     self.answer(jobs.ProbeOutcome(implementations=listed, devices={{'cuda:0': cuda}}, facts={{'torch': '2.13'}}))
@@ -46,6 +47,7 @@ def test_what_is_there_is_found(probe: Callable[..., Path]) -> None:
     probe()
     found = look_around()
     assert list(found.usable) == ["a", "b"]
+    assert found.missing == {"far": "pip install far"}
     assert found.skip == {}
     assert found.facts == {"torch": "2.13"}
     assert list(found.environment.devices) == ["cpu", "cuda:0"]

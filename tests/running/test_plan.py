@@ -14,6 +14,7 @@ from harness.running.plan import (
     CEILINGS_SECONDS,
     WORKER_START_SECONDS,
     Plan,
+    absences,
     check_only,
     make_plan,
     remaining,
@@ -106,3 +107,24 @@ def test_remaining_is_what_has_no_record(plans: Any, data: st.DataObject) -> Non
         pair for pair in pairs if pair not in done
     ]
     assert all(one.implementations for one in left)
+
+
+def test_what_is_not_here_is_left_out_and_named(plans: Any) -> None:
+    machine = plans.machine("loop", missing=("far", "off"))
+    planned = [plans.planned(1, ("far", "loop")), plans.planned(2, ("off",)), plans.planned(3, None)]
+    plan = make_plan("s", "", planned, machine)
+    assert [(one.case.traffic.tokens, one.implementations) for one in plan.planned] == [(1, ("loop",)), (3, ("loop",))]
+    assert absences(plan.not_here) == "not here: far needs pip install far; off needs pip install off"
+    assert make_plan("s", "", planned[2:], machine).not_here == {}, "nobody asked for those"
+
+
+def test_a_suite_of_nothing_that_is_here_is_refused(plans: Any) -> None:
+    machine = plans.machine("loop", missing=("far",))
+    with pytest.raises(ValueError, match=r"^suite = 's': not here: far needs pip install far, and it asks for nothing"):
+        make_plan("s", "", [plans.planned(1, ("far",))], machine)
+
+
+def test_asking_for_what_is_not_here_by_name_is_refused(plans: Any) -> None:
+    machine = plans.machine("loop", missing=("far",))
+    with pytest.raises(ValueError, match=r"^--impl = 'far': not here, needs pip install far$"):
+        check_only(("loop", "far"), machine)

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.running.registry import forget, implementation, registered, source_hash
+from harness.cases.case import Case
+from harness.cases.shape import Shape
+from harness.cases.traffic import Traffic
+from harness.running.registry import (
+    forget,
+    implementation,
+    missing,
+    missing_here,
+    offers,
+    registered,
+    source_hash,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +46,19 @@ def test_what_is_registered_is_found() -> None:
     assert (b.devices, b.passes, b.dtypes) == (("cpu", "cuda"), ("forward",), ("fp32", "bf16", "fp16"))
     assert (a.devices, a.passes, a.dtypes, a.version, a.summary) == (("cuda",), ("training",), ("bf16",), "7", "")
     assert a.prepare is other
+
+
+def test_what_it_says_of_a_case_is_asked_case_by_case() -> None:
+    made: dict[str, Any] = {
+        "unsupported": lambda case: f"not {case.dtype}",
+        "untimed": lambda case: f"no clock for {case.dtype}",
+    }
+    implementation("a", family="loop", **made)(prepare)
+    implementation("b", family="loop")(other)
+    case = Case(shape=Shape(hidden=8, expert_hidden=8, experts=2, top_k=1), traffic=Traffic(tokens=1))
+    a, b = registered().values()
+    assert (a.unsupported(case), a.untimed(case)) == ("not bf16", "no clock for bf16")
+    assert (b.unsupported(case), b.untimed(case)) == (None, None)
 
 
 @pytest.mark.parametrize("name", ["", "Loop", "a b", "a,b", "-a", "_a", "größe", "a/b", "a\n", "(A/A control)"])
@@ -153,3 +177,51 @@ def test_a_shared_underscore_module_is_part_of_the_hash(tmp_path: Path, monkeypa
     assert source_hash(prepare) == before
     (package / "_shared.py").write_text("A = 2\n")
     assert source_hash(prepare) != before
+
+
+def test_what_is_missing_is_known_with_what_it_needs() -> None:
+    missing("b", needs=" pip install b ")
+    missing("a", family="fused", needs="a GPU", origin="theirs.a")
+    found = missing_here()
+    assert list(found) == ["a", "b"]
+    assert (found["b"].family, found["b"].needs, found["b"].origin) == ("peer", "pip install b", __name__)
+    assert (found["a"].family, found["a"].origin) == ("fused", "theirs.a")
+    assert registered() == {}
+
+
+def test_what_somebody_offers_is_not_missing() -> None:
+    missing("a", needs="x")
+    implementation("a", family="peer")(prepare)
+    assert missing_here() == {}
+
+
+@pytest.mark.parametrize("needs", ["", "  ", None, 3])
+def test_a_need_is_a_text(needs: Any) -> None:
+    with pytest.raises(ValueError, match="needs = "):
+        missing("a", needs=needs)
+    with pytest.raises(ValueError, match="small letters, digits"):
+        missing("A", needs="x")
+    with pytest.raises(ValueError, match="family = 'magic'"):
+        missing("a", family="magic", needs="x")
+
+
+def test_what_is_missing_is_forgotten_with_its_module() -> None:
+    missing("a", needs="x", origin="theirs.a")
+    missing("b", needs="x", origin="theirs.b")
+    assert offers("theirs.a")
+    assert offers("theirs")
+    assert not offers("their")
+    forget("theirs.a")
+    assert list(missing_here()) == ["b"]
+    assert not offers("theirs.a")
+
+
+def test_a_peer_nobody_saw_work_is_marked() -> None:
+    implementation("a", family="peer")(prepare)
+    implementation("b", family="peer", verified="b 1.0, CPU, 2026-09-30")(prepare)
+    implementation("c", family="loop")(prepare)
+    missing("d", needs="x")
+    missing("e", needs="x", verified="e 1.0")
+    missing("f", family="fused", needs="x")
+    notes = {name: one.note for name, one in (registered() | missing_here()).items()}
+    assert notes == {"a": "never verified", "b": "", "c": "", "d": "never verified", "e": "", "f": ""}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness.cases.cost import memory_estimate_bytes
 from harness.running import request
 from harness.running.request import Request, available_memory
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SUITE = """
     [suite]
@@ -113,6 +112,35 @@ def test_a_case_too_large_for_its_device_is_refused(suite: str, machine: Any, mo
     with pytest.raises(ValueError, match="too large for memory: case needs"):
         Request(suite, device="cpu").plan(machine)
     assert Request(suite, device="cuda").plan(machine).devices == ("cuda:0",)
+
+
+def test_cases_too_large_are_left_out_and_named(suite: str, machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = sorted(memory_estimate_bytes(one.case) for one in Request(suite, device="cpu").plan(machine).planned)
+    monkeypatch.setattr(request, "available_memory_bytes", lambda: needed[-1] - 1)
+    plan = Request(suite, device="cpu").plan(machine)
+    assert {one.case.shape.hidden for one in plan.planned} == {32}
+    assert [one.split(":")[0] for one in plan.too_large] == ["H64 I16 E4 k2 T=8 gaussian"]
+
+
+def test_published_figures_go_with_the_plan(suite: str, machine: Any) -> None:
+    table = """
+    [[published]]
+    source = "s"
+    implementation = "theirs"
+    figure = 3
+    unit = "ms"
+    hidden = 32
+    expert_hidden = 16
+    experts = 4
+    top_k = 2
+    tokens = 8
+    """
+    Path(suite).write_text(SUITE + table)
+    (one,) = Request(suite).plan(machine).published
+    assert (one.source, one.figure) == ("s", 3.0)
+    Path(suite).write_text(SUITE + table.replace("figure = 3", "figure = 'fast'"))
+    with pytest.raises(ValueError, match=r"mine\.toml: published 1: figure = 'fast': a number above 0$"):
+        Request(suite).plan(machine)
 
 
 def test_memory_is_what_is_free_here_and_most_of_a_gpu(plans: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,15 @@ def test_another_environment_is_refused(plan: Plan, machine: Machine, tmp_path: 
         session.resume(tmp_path, elsewhere, 9.0)
 
 
+def test_a_run_whose_trace_is_gone_is_not_resumed(tmp_path: Path, machine: Machine, plan: Plan) -> None:
+    one = plan.planned[0]
+    traffic = msgspec.structs.replace(one.case.traffic, spread="trace:/gone.npz?layer=1&rows=8#0123456789abcdef")
+    replaying = msgspec.structs.replace(one, case=msgspec.structs.replace(one.case, traffic=traffic))
+    session.start(replace(plan, planned=(replaying,)), tmp_path / "run", machine, "moebench run", 5.0)
+    with pytest.raises(ValueError, match=r"trace:/gone\.npz': no such file"):
+        session.resume(tmp_path / "run", machine, 5.0)
+
+
 def test_what_cannot_be_resumed_is_said_in_one_line(tmp_path: Path, machine: Machine, plan: Plan) -> None:
     with pytest.raises(ValueError, match=r"run\.json: No such file or directory") as caught:
         session.resume(tmp_path / "nowhere", machine, 9.0)

@@ -1,0 +1,1 @@
+"""moebench inside other programs, and other programs inside moebench: models of transformers."""

@@ -1,0 +1,77 @@
+"""From rows back to tokens: gather a token's rows and add them up in float32."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from impls.fused.configuration import LAUNCH
+from impls.fused.dot import narrow
+
+BLOCK_SLOTS, BLOCK_COLUMNS = 16, 512
+
+
+def combine(rows: Tensor, places: Tensor, weights: Tensor | None, dtype: torch.dtype, dropped: int = -1) -> Tensor:
+    """Add up each token's rows (R, H), weighed where ``weights`` (T, K) are given: y (T, H) in ``dtype``.
+
+    ``places`` (T, K) are the slots' rows, -1 for a dropped slot. Where rows lie in the order of the slots, ``places``
+    are the expert ids and ``dropped`` the id of a dropped slot. A dropped slot's row is not read.
+    """
+    tokens, top_k = places.shape
+    columns = rows.shape[1]
+    y = torch.empty((tokens, columns), dtype=dtype, device=rows.device)
+    block = min(BLOCK_COLUMNS, triton.next_power_of_2(columns))
+    if tokens:
+        combine_kernel[(tokens, triton.cdiv(columns, block))](
+            rows,
+            places,
+            weights,
+            y,
+            top_k,
+            dropped,
+            WIDTH=columns,
+            IN_PLACE=dropped >= 0,
+            HAS_WEIGHTS=weights is not None,
+            BLOCK_SLOTS=min(BLOCK_SLOTS, triton.next_power_of_2(top_k)),
+            BLOCK_COLUMNS=block,
+            **LAUNCH,
+        )
+    return y
+
+
+@triton.jit(do_not_specialize=["top_k", "dropped"])
+def combine_kernel(
+    rows,
+    places,
+    weights,
+    y,
+    top_k,
+    dropped,
+    WIDTH: tl.constexpr,
+    IN_PLACE: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    BLOCK_SLOTS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """One token by BLOCK_COLUMNS of its output; slots in blocks, always added in the same order."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    sums = tl.zeros((BLOCK_COLUMNS,), tl.float32)
+    for begin in range(0, top_k, BLOCK_SLOTS):
+        choice = begin + tl.arange(0, BLOCK_SLOTS)
+        slot = token * top_k + choice
+        place = tl.load(places + slot, mask=choice < top_k, other=dropped)
+        if IN_PLACE:
+            kept = place != dropped
+            row = slot
+        else:
+            kept = place >= 0
+            row = place.to(tl.int64)
+        inside = kept[:, None] & (column < WIDTH)[None, :]
+        values = tl.load(rows + row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        if HAS_WEIGHTS:
+            values *= tl.load(weights + slot, mask=kept, other=0.0)[:, None]
+        sums += tl.sum(values, 0)
+    tl.store(y + token * WIDTH + column, narrow(sums, y.dtype.element_ty), mask=column < WIDTH)

@@ -1,0 +1,204 @@
+"""Sorting slots by expert on the device: a stable counting sort, and the map of row tiles that follows from it.
+
+Nothing is copied to the host and no size depends on data, so that a CUDA graph can hold it; no atomics, so that equal
+routings give equal rows. Few slots take one launch, in which every expert looks at all slots; many take three, over
+chunks: count, add up, place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from impls.fused.configuration import LAUNCH
+
+if TYPE_CHECKING:
+    from harness import Routing
+
+FEW_SLOTS = 8192
+"""Up to so many slots one launch is quicker than three."""
+BLOCK = 2048
+CHUNK = 512
+ONE_HOT = 4096
+"""Elements of the matrix (slots, experts) that a program counts with at once."""
+SCAN_EXPERTS, SCAN_CHUNKS = 16, 64
+
+
+class Placement(NamedTuple):
+    """Which slot sits in which row, for N = T * K slots.
+
+    ``slots`` (N,) are the slots in the order of their experts, earlier slots first, dropped ones last. ``starts``
+    (E + 1,) says where each expert's rows start; the last is the number of rows kept. ``rows`` (T, K) is each slot's
+    row, -1 for a dropped one. Row tile m belongs to expert ``tile_experts[m]`` (-1: to none) and starts at row
+    ``tile_rows[m]``; it ends with its expert's rows. All int32.
+    """
+
+    slots: Tensor
+    starts: Tensor
+    rows: Tensor
+    tile_experts: Tensor
+    tile_rows: Tensor
+
+
+def place(routing: Routing, experts: int, block_m: int) -> Placement:
+    """Sort the slots by expert and cut each expert's rows into tiles of ``block_m``.
+
+    Expert e's tiles stand from ``starts[e] // block_m + e`` on: no two experts' overlap, and nobody has to know the
+    other experts' number of tiles. There are ``N // block_m + E`` places, at most one more an expert than needed.
+    """
+    ids = routing.expert_ids.contiguous()
+    count, tiles = ids.numel(), row_tiles(ids.numel(), experts, block_m)
+    made = Placement(
+        slots=_int32(ids, count),
+        starts=_int32(ids, experts + 1),
+        rows=_int32(ids, *ids.shape),
+        tile_experts=_int32(ids, tiles),
+        tile_rows=_int32(ids, tiles),
+    )
+    if count <= FEW_SLOTS:
+        place_few_kernel[(experts + 1,)](ids, *made, count, experts, tiles, BLOCK_M=block_m, BLOCK=BLOCK, **LAUNCH)
+    else:
+        _place_many(ids, made, experts, block_m)
+    return made
+
+
+def row_tiles(slots: int, experts: int, block_m: int) -> int:
+    """Places in the tile map, for any routing of so many slots."""
+    return slots // block_m + experts
+
+
+def _place_many(ids: Tensor, made: Placement, experts: int, block_m: int) -> None:
+    count, tiles = ids.numel(), len(made.tile_experts)
+    chunks = triton.cdiv(count, CHUNK)
+    columns = triton.next_power_of_2(experts + 1)
+    sizes = {"CHUNK": CHUNK, "SUB": max(1, min(CHUNK, ONE_HOT // columns)), "COLUMNS": columns}
+    before, totals = _int32(ids, chunks, experts + 1), _int32(ids, experts + 1)
+    count_kernel[(chunks,)](ids, before, count, experts, **sizes, **LAUNCH)
+    scan_kernel[(triton.cdiv(experts + 1, SCAN_EXPERTS),)](
+        before, totals, chunks, experts, BLOCK_CHUNKS=SCAN_CHUNKS, BLOCK_EXPERTS=SCAN_EXPERTS, **LAUNCH
+    )
+    place_many_kernel[(chunks,)](ids, before, totals, *made, count, experts, tiles, BLOCK_M=block_m, **sizes, **LAUNCH)
+
+
+def _int32(like: Tensor, *size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.int32, device=like.device)
+
+
+@triton.jit(do_not_specialize=["count", "experts", "tiles"])
+def place_few_kernel(
+    ids, slots, starts, rows, tile_experts, tile_rows, count, experts, tiles, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Program e places the slots of expert e and writes its part of the tile map; program E those that were dropped."""
+    expert = tl.program_id(0)
+    lower = tl.zeros((BLOCK,), tl.int32)
+    mine = tl.zeros((BLOCK,), tl.int32)
+    for begin in range(0, count, BLOCK):
+        slot = begin + tl.arange(0, BLOCK)
+        known = tl.load(ids + slot, mask=slot < count, other=experts + 1)
+        lower += (known < expert).to(tl.int32)
+        mine += (known == expert).to(tl.int32)
+    start = tl.sum(lower, 0)
+    kept = tl.sum(mine, 0)
+    tl.store(starts + expert, start)
+    row = start - 1
+    for begin in range(0, count, BLOCK):
+        slot = begin + tl.arange(0, BLOCK)
+        chosen = tl.load(ids + slot, mask=slot < count, other=experts + 1) == expert
+        place = row + tl.cumsum(chosen.to(tl.int32), 0)
+        tl.store(slots + place, slot, mask=chosen)
+        tl.store(rows + slot, tl.where(expert < experts, place, -1), mask=chosen)
+        row += tl.sum(chosen.to(tl.int32), 0)
+    first = start // BLOCK_M + expert
+    last = tl.where(expert < experts, (start + kept) // BLOCK_M + expert + 1, tiles)
+    used = tl.where(expert < experts, tl.cdiv(kept, BLOCK_M), 0)
+    for begin in range(first, last, BLOCK):
+        tile = begin + tl.arange(0, BLOCK)
+        number = tile - first
+        tl.store(tile_experts + tile, tl.where(number < used, expert, -1), mask=tile < last)
+        tl.store(tile_rows + tile, tl.where(number < used, start + number * BLOCK_M, 0), mask=tile < last)
+
+
+@triton.jit
+def one_hot(ids, slot, end, COLUMNS: tl.constexpr):
+    """Matrix (slots, COLUMNS) int32: 1 where a slot has a column's id; nothing for slots from ``end`` on."""
+    known = tl.load(ids + slot, mask=slot < end, other=-1)
+    return (known[:, None] == tl.arange(0, COLUMNS)[None, :]).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["count", "experts"])
+def count_kernel(ids, before, count, experts, CHUNK: tl.constexpr, SUB: tl.constexpr, COLUMNS: tl.constexpr):
+    """Program c counts the slots of chunk c by id: ``before`` (chunks, E + 1)."""
+    chunk = tl.program_id(0)
+    column = tl.arange(0, COLUMNS)
+    counts = tl.zeros((COLUMNS,), tl.int32)
+    for begin in range(0, CHUNK, SUB):
+        slot = chunk * CHUNK + begin + tl.arange(0, SUB)
+        counts += tl.sum(one_hot(ids, slot, count, COLUMNS), 0)
+    tl.store(before + chunk * (experts + 1) + column, counts, mask=column <= experts)
+
+
+@triton.jit(do_not_specialize=["chunks", "experts"])
+def scan_kernel(before, totals, chunks, experts, BLOCK_CHUNKS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
+    """Turn each chunk's counts into the counts of all chunks before it, in place; ``totals`` (E + 1,) of all chunks."""
+    column = tl.program_id(0) * BLOCK_EXPERTS + tl.arange(0, BLOCK_EXPERTS)
+    running = tl.zeros((BLOCK_EXPERTS,), tl.int32)
+    for begin in range(0, chunks, BLOCK_CHUNKS):
+        chunk = begin + tl.arange(0, BLOCK_CHUNKS)
+        inside = (chunk < chunks)[:, None] & (column <= experts)[None, :]
+        pointers = before + chunk[:, None] * (experts + 1) + column[None, :]
+        counts = tl.load(pointers, mask=inside, other=0)
+        tl.store(pointers, running[None, :] + tl.cumsum(counts, 0) - counts, mask=inside)
+        running += tl.sum(counts, 0)
+    tl.store(totals + column, running, mask=column <= experts)
+
+
+@triton.jit(do_not_specialize=["count", "experts", "tiles"])
+def place_many_kernel(
+    ids,
+    before,
+    totals,
+    slots,
+    starts,
+    rows,
+    tile_experts,
+    tile_rows,
+    count,
+    experts,
+    tiles,
+    BLOCK_M: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SUB: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Program c places the slots of chunk c and writes an equal share of the tile map."""
+    chunk = tl.program_id(0)
+    column = tl.arange(0, COLUMNS)
+    total = tl.load(totals + column, mask=column <= experts, other=0)
+    start = tl.cumsum(total, 0) - total
+    if chunk == 0:
+        tl.store(starts + column, start, mask=column <= experts)
+    row = start + tl.load(before + chunk * (experts + 1) + column, mask=column <= experts, other=0)
+    for begin in range(0, CHUNK, SUB):
+        slot = chunk * CHUNK + begin + tl.arange(0, SUB)
+        chosen = one_hot(ids, slot, count, COLUMNS)
+        place = tl.sum(chosen * (row[None, :] + tl.cumsum(chosen, 0) - 1), 1)
+        kept = tl.sum(tl.where((column < experts)[None, :], chosen, 0), 1) > 0
+        tl.store(slots + place, slot, mask=slot < count)
+        tl.store(rows + slot, tl.where(kept, place, -1), mask=slot < count)
+        row += tl.sum(chosen, 0)
+    share = tl.cdiv(tiles, tl.num_programs(0))
+    first = tl.where(column <= experts, start // BLOCK_M + column, tiles)
+    for begin in range(chunk * share, min(chunk * share + share, tiles), SUB):
+        tile = begin + tl.arange(0, SUB)
+        expert = tl.sum((first[None, :] <= tile[:, None]).to(tl.int32), 1) - 1
+        mine = expert[:, None] == column[None, :]
+        number = tile - tl.sum(tl.where(mine, first[None, :], 0), 1)
+        used = (expert < experts) & (number < tl.cdiv(tl.sum(tl.where(mine, total[None, :], 0), 1), BLOCK_M))
+        begins = tl.sum(tl.where(mine, start[None, :], 0), 1) + number * BLOCK_M
+        inside = tile < min(chunk * share + share, tiles)
+        tl.store(tile_experts + tile, tl.where(used, expert, -1), mask=inside)
+        tl.store(tile_rows + tile, tl.where(used, begins, 0), mask=inside)

@@ -1,0 +1,64 @@
+"""Row tiles inside a kernel: which one a program computes, and its product with an expert's matrix."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from impls.fused.dot import dot
+
+GROUP = 8
+"""Row tiles that go over the columns together, so that what they share is still in the L2 cache."""
+
+
+@triton.jit
+def swizzle(program, row_tiles, column_tiles, GROUP: tl.constexpr):
+    """Row and column tile of a program: GROUP row tiles go over the columns together and share them in the L2 cache."""
+    group = program // (GROUP * column_tiles)
+    within = program % (GROUP * column_tiles)
+    height = tl.minimum(row_tiles - group * GROUP, GROUP)
+    return group * GROUP + within % height, within // height
+
+
+@triton.jit
+def load_inside(pointers, rows, columns, EVEN_ROWS: tl.constexpr, EVEN_COLUMNS: tl.constexpr):
+    """Load a tile, 0 where ``rows`` or ``columns`` is False; an even side needs no mask."""
+    if EVEN_ROWS and EVEN_COLUMNS:
+        tile = tl.load(pointers)
+    elif EVEN_ROWS:
+        tile = tl.load(pointers, mask=columns[None, :], other=0.0)
+    elif EVEN_COLUMNS:
+        tile = tl.load(pointers, mask=rows[:, None], other=0.0)
+    else:
+        tile = tl.load(pointers, mask=rows[:, None] & columns[None, :], other=0.0)
+    return tile
+
+
+@triton.jit
+def multiply(
+    left_rows,
+    matrix,
+    columns,
+    LENGTH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Product of rows with some columns of a row-major matrix (LENGTH, WIDTH), in float32: (BLOCK_M, BLOCK_N).
+
+    ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements; columns behind WIDTH give 0.
+    """
+    steps = tl.arange(0, BLOCK_K)
+    left = left_rows[:, None] + steps[None, :]
+    right = matrix + steps[:, None] * WIDTH + columns[None, :]
+    every_row = tl.full((BLOCK_M,), True, tl.int1)
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(0, LENGTH, BLOCK_K):
+        inside = steps < LENGTH - step
+        a = load_inside(left, every_row, inside, True, LENGTH % BLOCK_K == 0)
+        b = load_inside(right, inside, columns < WIDTH, LENGTH % BLOCK_K == 0, WIDTH % BLOCK_N == 0)
+        sums = dot(a, b, sums)
+        left += BLOCK_K
+        right += BLOCK_K * WIDTH
+    return sums

@@ -1,0 +1,1 @@
+"""Recorded traces that come with moebench, and the script that made them."""

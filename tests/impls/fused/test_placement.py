@@ -1,0 +1,99 @@
+"""The counting sort against torch's, in its one-launch and its three-launch form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harness.layer.contract import Routing
+from impls._dispatch import sort_slots
+from impls.fused import placement
+from impls.fused.placement import Placement, place, row_tiles
+
+FORMS = {"one launch": 10**9, "three launches": 0}
+
+
+def random_ids(tokens: int, top_k: int, experts: int, seed: int) -> Tensor:
+    """Without order, no expert twice in a token, about one slot in E + 1 dropped."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(tokens, experts + 1, generator=generator)
+    return scores.argsort(1)[:, :top_k].contiguous()
+
+
+def placed(ids: Tensor, experts: int, block_m: int, form: str) -> Placement:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "FEW_SLOTS", FORMS[form])
+        return place(Routing(ids, torch.ones(ids.shape)), experts, block_m)
+
+
+def assert_right(made: Placement, ids: Tensor, experts: int, block_m: int) -> None:
+    _, order, ends = sort_slots(Routing(ids, torch.ones(ids.shape)), experts)
+    assert all(tensor.dtype == torch.int32 for tensor in made)
+    assert torch.equal(made.slots.long(), order)
+    assert made.starts.tolist() == [0, *ends.tolist()]
+    rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order))).view(ids.shape)
+    assert torch.equal(made.rows.long(), torch.where(ids < experts, rows, -1))
+    starts = made.starts.tolist()
+    expected = [(e, row) for e in range(experts) for row in range(starts[e], starts[e + 1], block_m)]
+    used = made.tile_experts >= 0
+    found = zip(made.tile_experts[used].tolist(), made.tile_rows[used].tolist(), strict=True)
+    assert list(found) == expected
+    assert len(made.tile_experts) == len(made.tile_rows) == row_tiles(ids.numel(), experts, block_m)
+    assert bool((made.tile_experts[~used] == -1).all())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=25, deadline=None)
+@given(
+    tokens=st.integers(1, 90),
+    experts=st.integers(1, 40),
+    top_k=st.integers(1, 9),
+    block_m=st.sampled_from([16, 32, 128]),
+    seed=st.integers(0, 1000),
+)
+def test_sorts_as_torch_does(form: str, tokens: int, experts: int, top_k: int, block_m: int, seed: int) -> None:
+    ids = random_ids(tokens, min(top_k, experts), experts, seed)
+    assert_right(placed(ids, experts, block_m, form), ids, experts, block_m)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param([[2]] * 70, id="one expert takes all"),
+        pytest.param([[3, 3]] * 70, id="everything dropped"),
+        pytest.param([[3, 0], [2, 3]] * 35, id="dropped slots, an empty expert"),
+        pytest.param([[1]], id="one slot"),
+        pytest.param([[2, 1, 0]] * 1000, id="several chunks and blocks"),
+    ],
+)
+def test_the_edges(form: str, ids: list[list[int]]) -> None:
+    for block_m in (16, 64):
+        assert_right(placed(torch.tensor(ids), 3, block_m, form), torch.tensor(ids), 3, block_m)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (5, 0)])
+def test_no_slots(shape: tuple[int, int]) -> None:
+    made = place(Routing(torch.empty(shape, dtype=torch.int64), torch.empty(shape)), 4, 16)
+    assert made.starts.tolist() == [0] * 5
+    assert made.tile_experts.tolist() == [-1] * 4
+    assert made.rows.shape == shape
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ids_need_not_be_contiguous(form: str) -> None:
+    ids = random_ids(40, 4, 6, 0)
+    strided = ids.T.contiguous().T
+    assert not strided.is_contiguous()
+    assert_right(placed(strided, 6, 16, form), ids, 6, 16)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_left_unwritten(form: str, lab: object) -> None:
+    """On memory full of the largest integer."""
+    ids = random_ids(50, 3, 7, 1)
+    with lab.poison():  # type: ignore[attr-defined]
+        assert_right(placed(ids, 7, 16, form), ids, 7, 16)

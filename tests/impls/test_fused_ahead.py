@@ -1,0 +1,200 @@
+"""The fused kernels compiled ahead of time, without a GPU: for real shapes, by the launchers themselves.
+
+Says what a compiler can say: that there are tensor-core instructions, that shared memory fits, that registers do not
+spill. What they compute is checked under the interpreter, what they take only a GPU can tell.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.cases.shape import Shape
+from harness.layer.contract import Layer, Routing
+from harness.layer.weights import TORCH_DTYPES
+from impls.fused.configuration import Configuration, default, interpreted, shared_bytes, shared_limit
+
+pytestmark = pytest.mark.skipif(interpreted(), reason="under the interpreter nothing is compiled")
+
+QWEN3 = Shape(hidden=2048, expert_hidden=768, experts=128, top_k=8)
+MIXTRAL = Shape(hidden=4096, expert_hidden=14336, experts=8, top_k=2)
+GPT_OSS = Shape(hidden=2880, expert_hidden=2880, experts=32, top_k=4, activation="clamped_swiglu", bias=True)
+UNEVEN = Shape(hidden=100, expert_hidden=36, experts=5, top_k=2, activation="gelu", gated=False)
+MOST_SPILLED_BYTES = 128
+"""A few registers beside the loops cost nothing."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel: its PTX, its shared memory, and its registers and the bytes it spills to a thread's stack."""
+
+    name: str
+    ptx: str
+    shared_bytes: int
+    registers: int
+    spilled_bytes: int
+
+
+class Compiler:
+    """Stands in for a GPU of some compute capability: launches compile, and nothing runs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        triton = pytest.importorskip("triton", reason="the fused kernels need Triton")
+        from triton.runtime.jit import JITFunction
+
+        self.capability = (9, 0)
+        self.found: list[Compiled] = []
+        self._folder = Path(triton.__file__).parent
+        run = JITFunction.run
+
+        def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+            compiled = run(kernel, *args, grid=grid, warmup=True, **options)
+            self.found.append(self._read(kernel.__name__, compiled))
+
+        monkeypatch.setattr(JITFunction, "run", compile_only)
+        monkeypatch.setattr(triton.runtime.driver, "_active", self)
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        major, minor = self.capability
+        return GPUTarget("cuda", 10 * major + minor, 32)
+
+    def get_current_device(self) -> int:
+        """One device a capability, so that Triton keeps their kernels apart."""
+        return 10 * self.capability[0] + self.capability[1]
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+    def forward(self, shape: Shape, tokens: int, dtype: str, configuration: Configuration) -> list[Compiled]:
+        """Compile what a forward pass launches."""
+        from impls.fused.decode import decode
+        from impls.fused.prefill import prefill
+
+        self.found = []
+        run = decode if configuration.regime == "decode" else prefill
+        run(*made_of_nothing(shape, tokens, dtype), configuration)
+        return self.found
+
+    def training(self, shape: Shape, tokens: int, dtype: str, configuration: Configuration) -> list[Compiled]:
+        """Compile what a training pass launches, forward and backward."""
+        from impls.fused.autograd import train
+
+        self.found = []
+        x, routing, layer = made_of_nothing(shape, tokens, dtype)
+        leaves = [leaf.requires_grad_() for leaf in (x, routing.weights, *layer.parameters().values())]
+        y = train(x, routing, layer, configuration)
+        torch.autograd.grad(y, leaves, torch.empty_like(y))
+        return self.found
+
+    def _read(self, name: str, compiled: Any) -> Compiled:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(compiled.asm["cubin"])
+            file.flush()
+            tool = self._folder / "backends/nvidia/bin/cuobjdump"
+            said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        usage = re.search(r"REG:(\d+) STACK:(\d+)", said)
+        assert usage, said
+        shared = compiled.metadata.shared
+        return Compiled(name, compiled.asm["ptx"], shared, int(usage.group(1)), int(usage.group(2)))
+
+
+def made_of_nothing(shape: Shape, tokens: int, dtype: str) -> tuple[Tensor, Routing, Layer]:
+    """x, routing and layer without memory behind them."""
+    H, I, E, kind = shape.hidden, shape.expert_hidden, shape.experts, TORCH_DTYPES[dtype]
+
+    def empty(*size: int, dtype: torch.dtype = kind) -> Tensor:
+        return torch.empty(size, dtype=dtype, device="meta")
+
+    def bias(*size: int) -> Tensor | None:
+        return empty(*size) if shape.bias else None
+
+    routing = Routing(empty(tokens, shape.top_k, dtype=torch.int64), empty(tokens, shape.top_k, dtype=torch.float32))
+    if shape.gated:
+        layer = Layer(shape, empty(E, 2 * I, H), None, empty(E, H, I), bias(E, 2 * I), None, bias(E, H))
+    else:
+        layer = Layer(shape, None, empty(E, I, H), empty(E, H, I), None, bias(E, I), bias(E, H))
+    return empty(tokens, H), routing, layer
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    return Compiler(monkeypatch)
+
+
+def assert_sound(found: list[Compiled], capability: tuple[int, int]) -> None:
+    assert found
+    for one in found:
+        assert one.shared_bytes <= shared_limit(capability), f"{one.name} takes {one.shared_bytes} bytes shared"
+        assert one.spilled_bytes <= MOST_SPILLED_BYTES, f"{one.name} spills {one.spilled_bytes} bytes a thread"
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 64, 512, 4096])
+@pytest.mark.parametrize("shape", [QWEN3, GPT_OSS], ids=["qwen3", "gpt-oss"])
+@pytest.mark.parametrize("capability", [(9, 0), (8, 0)], ids=["sm_90", "sm_80"])
+def test_forward_of_real_shapes(compiler: Compiler, shape: Shape, tokens: int, capability: tuple[int, int]) -> None:
+    compiler.capability = capability
+    configuration = default(shape, tokens, "bf16", "forward", capability)
+    found = compiler.forward(shape, tokens, "bf16", configuration)
+    assert_sound(found, capability)
+    products = [one for one in found if one.name in {"decode_kernel", "prefill_kernel"}]
+    assert len(products) == 2
+    for one in products:
+        asynchronous = capability == (9, 0) and configuration.first.block_m >= 64
+        assert ("wgmma.mma_async" in one.ptx) == asynchronous, one.name
+        assert asynchronous or "mma.sync" in one.ptx, one.name
+        assert "cp.async" in one.ptx, f"{one.name} is not pipelined"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("tokens", [3, 300])
+def test_uneven_shapes_in_every_dtype(compiler: Compiler, tokens: int, dtype: str) -> None:
+    assert_sound(compiler.forward(UNEVEN, tokens, dtype, default(UNEVEN, tokens, dtype, "forward")), (9, 0))
+    assert_sound(compiler.training(UNEVEN, tokens, dtype, default(UNEVEN, tokens, dtype, "training")), (9, 0))
+
+
+def test_float32_runs_in_full_precision(compiler: Compiler) -> None:
+    found = compiler.forward(QWEN3, 512, "fp32", default(QWEN3, 512, "fp32", "forward"))
+    assert_sound(found, (9, 0))
+    assert all("mma" not in one.ptx for one in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [QWEN3, GPT_OSS], ids=["qwen3", "gpt-oss"])
+@pytest.mark.parametrize("capability", [(9, 0), (8, 0)], ids=["sm_90", "sm_80"])
+def test_training_of_real_shapes(compiler: Compiler, shape: Shape, capability: tuple[int, int]) -> None:
+    compiler.capability = capability
+    found = compiler.training(shape, 4096, "bf16", default(shape, 4096, "bf16", "training", capability))
+    assert_sound(found, capability)
+    if capability == (9, 0):
+        assert sum("wgmma.mma_async" in one.ptx for one in found) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [(QWEN3, "bf16"), (MIXTRAL, "bf16"), (GPT_OSS, "bf16"), (QWEN3, "fp32")],
+    ids=["qwen3", "mixtral", "gpt-oss", "qwen3-fp32"],
+)
+def test_backward_is_pipelined_and_adds_nothing_atomically(compiler: Compiler, shape: Shape, dtype: str) -> None:
+    configuration = default(shape, 32768, dtype, "training")
+    found = compiler.training(shape, 32768, dtype, configuration)
+    assert_sound(found, (9, 0))
+    products = [one for one in found if one.name in {"grad_hidden_kernel", "grad_input_kernel", "grad_weight_kernel"}]
+    assert len(products) == 4
+    for one in products:
+        assert ("wgmma.mma_async" in one.ptx) == (dtype == "bf16"), one.name
+        assert "cp.async" in one.ptx, f"{one.name} is not pipelined"
+        tiles = getattr(configuration, one.name.removesuffix("_kernel"))
+        assert one.shared_bytes >= shared_bytes(tiles, one.name.removesuffix("_kernel"), shape, dtype) * 2 / 3
+    assert not any(re.search(r"^\s*(?:@\S+\s+)?(?:atom|red)\.", one.ptx, re.MULTILINE) for one in found)
