@@ -58,9 +58,9 @@ def declared() -> dict[str, tuple[str, str]]:
     for path in sorted((ROOT / "impls").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "implementation":
-                name, *_ = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+                names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
                 said = {one.arg: one.value.value for one in node.keywords if isinstance(one.value, ast.Constant)}
-                found[str(name)] = str(said.get("family")), str(said.get("version", "1"))
+                found |= {str(name): (str(said.get("family")), str(said.get("version", "1"))) for name in names[:1]}
     return found
 
 
