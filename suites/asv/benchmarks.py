@@ -54,7 +54,7 @@ series = _load_series()
 
 def declared() -> dict[str, tuple[str, str]]:
     """Family and version of every implementation in the working tree, read off its decorator without importing it."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for path in sorted((ROOT / "impls").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "implementation":
