@@ -117,7 +117,7 @@ def empty_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Replace what workers do by some lines of Python: ``self`` is the worker, ``job`` its job. No torch."""
+    """Replace what workers do by some lines of Python: ``self`` is its workbench, ``job`` its job. No torch."""
 
     def replace(body: str) -> None:
         lines = [
@@ -127,7 +127,7 @@ def worker_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
             "from harness.running import jobs, worker",
             "def do(self, job):",
             *(f"    {line}" for line in dedent(body).strip().splitlines()),
-            "worker.Worker.do = do",
+            "worker.do = do",
             "sys.argv = sys.argv[-2:]",
             "worker.main()",
         ]

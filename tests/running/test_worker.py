@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.records.record import ImplInfo, Record
-from harness.running import blackbox, jobs, worker
-from harness.running.worker import Worker
+from harness.running import blackbox, bouts, errands, jobs, worker
+from harness.running.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Iterator[Worker]:
+def one(tmp_path: Path) -> Iterator[Workbench]:
     (tmp_path / jobs.LOG).touch()
-    worker_here = Worker(tmp_path)
-    yield worker_here
-    worker_here._log.close()
+    bench = Workbench(tmp_path)
+    yield bench
+    bench._log.close()
 
 
-def say(one: Worker, text: str) -> None:
+def say(one: Workbench, text: str) -> None:
     """What a worker prints ends in its log."""
     with (one.folder / jobs.LOG).open("a") as log:
         log.write(text)
@@ -45,43 +45,43 @@ def record(plans: Any, name: str, status: Any = "error", log_tail: str = "Traceb
     )
 
 
-def test_announcements_say_where_the_log_stands(one: Worker) -> None:
+def test_announcements_say_where_the_log_stands(one: Workbench) -> None:
     say(one, "12345")
     one.note("case", "a", "gate")
     last = blackbox.read(one.folder / jobs.BLACK_BOX)
     assert (last.case_id, last.impl, last.stage, last.log_offset) == ("case", "a", "gate", 5)
 
 
-def test_failures_carry_what_was_printed_before_them(one: Worker, plans: Any) -> None:
+def test_failures_carry_what_was_printed_before_them(one: Workbench, plans: Any) -> None:
     say(one, "nobody's\n")
     for name in ("a", "b", "a"):
         one.note("case", name, "gate")
         say(one, f"{name} speaks\n")
     one.note("case", "", "writing records")
-    assert one._with_log(record(plans, "a")).log_tail == "a speaks\na speaks\nTraceback"
-    assert one._with_log(record(plans, "b", "ok", "")).log_tail == ""
-    assert one._with_log(record(plans, "c")).log_tail == "Traceback"
-    assert one._with_log(record(plans, "a")).log_tail == "Traceback", "of another bout"
+    assert one.with_log(record(plans, "a")).log_tail == "a speaks\na speaks\nTraceback"
+    assert one.with_log(record(plans, "b", "ok", "")).log_tail == ""
+    assert one.with_log(record(plans, "c")).log_tail == "Traceback"
+    assert one.with_log(record(plans, "a")).log_tail == "Traceback", "of another bout"
 
 
-def test_long_output_leaves_the_end(one: Worker, plans: Any) -> None:
+def test_long_output_leaves_the_end(one: Workbench, plans: Any) -> None:
     for number in range(3):
         one.note("case", "a", f"round {number}")
         say(one, f"{number}" * 3 * jobs.LOG_TAIL_BYTES)
     one.note("case", "", "writing records")
-    tail = one._with_log(record(plans, "a")).log_tail
+    tail = one.with_log(record(plans, "a")).log_tail
     assert tail == "2" * (jobs.LOG_TAIL_BYTES - len("Traceback")) + "Traceback"
 
 
-def test_outcomes_are_numbered(one: Worker) -> None:
+def test_outcomes_are_numbered(one: Workbench) -> None:
     one.answer(jobs.ReadyOutcome())
     one.answer(jobs.DoneOutcome())
     assert list(jobs.outcomes_from(one.folder, 0)) == [jobs.ReadyOutcome(), jobs.DoneOutcome()]
 
 
-def test_a_job_ends_with_done(one: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worker, "_ceilings", lambda self, job: self.answer(jobs.ReadyOutcome()))
-    one.do(jobs.CeilingsJob(device="cpu", dtypes=("fp32",)))
+def test_a_job_ends_with_done(one: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errands, "ceilings", lambda bench, job: bench.answer(jobs.ReadyOutcome()))
+    worker.do(one, jobs.CeilingsJob(device="cpu", dtypes=("fp32",)))
     assert list(jobs.outcomes_from(one.folder, 0)) == [jobs.ReadyOutcome(), jobs.DoneOutcome()]
 
 
@@ -103,4 +103,4 @@ def test_without_a_limit_none_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_job_planned_for_nobody_known_measures_nobody(plans: Any) -> None:
-    assert worker._asked(plans.planned(names=("nobody.knows.me",))) == []
+    assert bouts._asked(plans.planned(names=("nobody.knows.me",))) == []
