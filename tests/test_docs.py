@@ -16,29 +16,34 @@ from harness.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README, CONTRIBUTING = (ROOT / "README.md").read_text(), (ROOT / "CONTRIBUTING.md").read_text()
+DOCUMENTS = README + CONTRIBUTING
 
 
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize("line", re.findall(r"^moebench .*", README + CONTRIBUTING, re.MULTILINE))
+@pytest.mark.parametrize("line", re.findall(r"^moebench .*", DOCUMENTS, re.MULTILINE))
 def test_moebench_commands_in_the_documents_exist(line: str) -> None:
     words = line.partition("#")[0].split()
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    assert words[1] in commands
-    options = {name for parameter in commands[words[1]].params for name in parameter.opts}
+    command = get_command(app)
+    for word in words[1:]:
+        if not hasattr(command, "commands"):
+            break
+        assert word in command.commands
+        command = command.commands[word]
+    options = {name for parameter in command.params for name in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= options
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README + CONTRIBUTING))
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", DOCUMENTS))
 def test_links_lead_somewhere(target: str) -> None:
     assert (ROOT / target).exists()
 
 
 def test_nox_sessions_in_the_documents_exist() -> None:
     defined = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
-    for words in re.findall(r"nox -s ([a-z_ ]+)", README + CONTRIBUTING + (ROOT / ".ci" / "run").read_text()):
+    for words in re.findall(r"nox -s ([a-z_ ]+)", DOCUMENTS + (ROOT / ".ci" / "run").read_text()):
         assert set(words.split()) <= defined
 
 

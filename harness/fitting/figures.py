@@ -77,13 +77,15 @@ def choices_of(trace: Trace) -> Choices:
 class Figure(NamedTuple):
     """A figure: which property it is of, its words, and how it is computed (NaN where it is not defined).
 
-    Only those that ``decide`` say whether a generator has the property: the others move with the load too.
+    Only those that ``decide`` say whether a generator has the property: the others move with the load too. What
+    ``counts`` is a whole number.
     """
 
     property: Property
     words: str
     compute: Callable[[Choices], float]
     decides: bool = True
+    counts: bool = False
 
 
 def load_curve(choices: Choices) -> NDArray[np.float64]:
@@ -161,7 +163,7 @@ FIGURES: dict[str, Figure] = {
     "cv2": Figure("load", "CV2", lambda c: balance.cv2(c.counts)),
     "normalised_entropy": Figure("load", "entropy / ln E", lambda c: balance.normalised_entropy(c.counts)),
     "gini": Figure("load", "Gini", lambda c: balance.gini(c.counts)),
-    "dead_experts": Figure("load", "dead experts", lambda c: float(balance.dead_experts(c.counts))),
+    "dead_experts": Figure("load", "dead experts", lambda c: float(balance.dead_experts(c.counts)), counts=True),
     "window_max_over_mean": Figure("bursts", f"busiest, each {WINDOW_TOKENS} tokens", busiest_in_window),
     "first_repeats": Figure("repeats", "first choice repeats", first_repeats, decides=False),
     "any_repeats": Figure("repeats", "any choice repeats", any_repeats, decides=False),

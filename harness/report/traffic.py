@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.fitting.figures import FIGURES, LATER, WINDOW_TOKENS
@@ -21,11 +22,16 @@ def shown_table(shown: Shown) -> Rows:
     """Every figure that is defined, beside its range under uniform traffic."""
     headers = ("figure", "here", f"by chance: uniform, {shown.seeds} seeds")
     rows: list[tuple[str, ...]] = [
-        (FIGURES[name].words, units.plain(value), _range(shown.chance.get(name)))
+        (FIGURES[name].words, figure_text(name, value), _from_to(shown.chance.get(name), partial(figure_text, name)))
         for name, value in shown.figures.items()
         if value is not None
     ]
     return headers, rows
+
+
+def figure_text(name: str, value: float | None) -> str:
+    """Write one of ``FIGURES``: counts as whole numbers."""
+    return f"{value:.0f}" if FIGURES[name].counts and units.present(value) else units.plain(value)
 
 
 def candidates_table(fit: Fit) -> Rows:
@@ -51,7 +57,7 @@ def figures_table(fit: Fit) -> Rows:
     for one in fit.figures:
         if one.trace is not None:
             beside = (_beside(one, getattr(one, name)) for name in columns.values())
-            rows.append((FIGURES[one.figure].words, units.plain(one.trace), *beside))
+            rows.append((FIGURES[one.figure].words, figure_text(one.figure, one.trace), *beside))
     return ("figure", "trace", *columns), rows
 
 
@@ -148,7 +154,7 @@ def _interval(one: Candidate) -> str:
 
 def _beside(one: Compared, given: Range | None) -> str:
     star = " *" if given is not None and one.trace is not None and given.holds(one.trace) else ""
-    return f"{_range(given)}{star}"
+    return f"{_from_to(given, partial(figure_text, one.figure))}{star}"
 
 
 def _range(given: Range | None) -> str:

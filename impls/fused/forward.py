@@ -67,7 +67,7 @@ class FusedForward:
     def chosen(self, case: Case) -> Chosen:
         """Say with which configuration a case runs; a record keeps it."""
         if self.fixed is not None:
-            return Selection(self.fixed, tuned=True, source="fixed").told()
+            return Selection(self.fixed, tuned=False, source="given by the caller").told()
         return choose(case.shape, case.traffic.tokens, case.dtype, case.pass_, case.device).told()
 
     def _needs_gradients(self, x: Tensor, routing: Routing) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.report import style, units
+from harness.report.traffic import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def _summary(shown: Shown) -> str:
         "first_repeats": "first repeats",
     }
     return ", ".join(
-        f"{word} {units.plain(shown.figures[name])} ({units.plain(shown.chance[name].mean)})"
+        f"{word} {figure_text(name, shown.figures[name])} ({units.plain(shown.chance[name].mean)})"
         for name, word in words.items()
         if shown.figures[name] is not None and name in shown.chance
     )

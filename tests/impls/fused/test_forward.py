@@ -215,3 +215,4 @@ def test_it_tells_with_which_configuration_a_case_runs(lab: Any) -> None:
     assert not chosen.tuned
     fixed = FusedForward(problem.weights.layer, small_tiles("prefill")).chosen(problem.case)
     assert fixed.values == {"regime": "prefill", "first": "16x16x32 4w 2s", "second": "16x32x16 4w 2s"}
+    assert not fixed.tuned, "somebody asked for it, nobody measured it"
