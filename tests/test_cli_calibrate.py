@@ -63,7 +63,7 @@ class Main:
         self.machine, self._patch, self._capfd, self.state = machine, patch, capfd, state
         self.trial: Callable[[Task, int], Trial] = trial
         self.asked: list[Task] = []
-        patch.setattr(machine_module, "look_around", lambda: machine)
+        patch.setattr(machine_module, "look_around", lambda files=(): machine)
         patch.setattr(calibrate, "run_trials", self._run_trials)
         patch.setenv("XDG_STATE_HOME", str(state))
         patch.setenv("COLUMNS", "200")

@@ -31,7 +31,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selected:
     """What ``--impl`` came to. ``only`` is None when it was left out; ``own`` are those of ``only`` from files."""
 
     only: tuple[str, ...] | None
@@ -69,7 +69,7 @@ def module_of(path: str) -> str:
     return f"file_{re.sub(r'[^A-Za-z0-9_]', '_', Path(path).stem)}_{digest}"
 
 
-def choose(impl: str, machine: Machine) -> Chosen:
+def choose(impl: str, machine: Machine) -> Selected:
     """Find out which implementations ``--impl`` means on a machine that was looked at with its files.
 
     Raises
@@ -78,14 +78,14 @@ def choose(impl: str, machine: Machine) -> Chosen:
         in one line, when a file cannot be imported or does not register the name.
     """
     if not impl:
-        return Chosen(None)
+        return Selected(None)
     only: list[str] = []
     own: list[str] = []
     for word in read_words(impl):
         names = _names_from(word, machine) if word.path else [word.name]
         only += names
         own += names if word.path else []
-    return Chosen(tuple(dict.fromkeys(only)), tuple(dict.fromkeys(own)))
+    return Selected(tuple(dict.fromkeys(only)), tuple(dict.fromkeys(own)))
 
 
 def check_imported(files: Iterable[str], machine: Machine) -> None:
