@@ -72,11 +72,6 @@ class Layer:
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
 
-def note_on(family: str, verified: str) -> str:
-    """Say of somebody else's implementation that nobody has seen it work through its adapter."""
-    return "never verified" if family == "peer" and not verified else ""
-
-
 Forward = Callable[["Tensor", Routing], "Tensor"]
 """x (T, H), Routing -> y (T, H), in x's dtype and on x's device.
 
@@ -119,13 +114,8 @@ class Implementation:
     origin: str
     refuses: Unsupported | None = None
     tunable: Tunable | None = None
-    verified: str = ""
+    note: str = ""
     only_checked: Unsupported | None = None
-
-    @property
-    def note(self) -> str:
-        """What has to be said about it wherever it is named; mostly nothing."""
-        return note_on(self.family, self.verified)
 
     def unsupported(self, case: Case) -> str | None:
         """Why this case cannot run, or None. Asked before anything is built."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cases.case import DTYPE_BYTES, PASSES
-from harness.layer.contract import FAMILIES, Implementation, Prepare, Tunable, Unsupported, note_on
+from harness.layer.contract import FAMILIES, Implementation, Prepare, Tunable, Unsupported
 from harness.records.record import plain_text
 
 if TYPE_CHECKING:
@@ -29,12 +29,7 @@ class Missing:
     family: str
     needs: str
     origin: str
-    verified: str = ""
-
-    @property
-    def note(self) -> str:
-        """What has to be said about it wherever it is named; mostly nothing."""
-        return note_on(self.family, self.verified)
+    note: str = ""
 
 
 def implementation(  # noqa: PLR0913 (one keyword a property)
@@ -48,15 +43,15 @@ def implementation(  # noqa: PLR0913 (one keyword a property)
     unsupported: Unsupported | None = None,
     untimed: Unsupported | None = None,
     tunable: Tunable | None = None,
-    verified: str = "",
+    note: str = "",
 ) -> Callable[[Prepare], Prepare]:
     """Register the decorated ``prepare(layer) -> forward`` under ``name``.
 
     The first line of its docstring becomes its summary. Raise ``version`` when its speed is meant to change: history
     then starts a new series. ``unsupported(case)`` returns why a case cannot run, or None; ``untimed(case)``
     why it may be checked but its time means nothing (it runs under an interpreter, say), or None. ``tunable`` lets
-    ``moebench tune`` look for faster configurations. ``verified`` says where somebody else's package (family ``peer``)
-    has been seen to work: version, device, date; without it ``list`` and records say that it never was.
+    ``moebench tune`` look for faster configurations. ``note`` is what must be said about it in lists and records: of a
+    peer, say, that nobody ever ran it.
 
     Raises
     ------
@@ -89,14 +84,14 @@ def implementation(  # noqa: PLR0913 (one keyword a property)
             refuses=unsupported,
             only_checked=untimed,
             tunable=tunable,
-            verified=verified,
+            note=plain_text(note),
         )
         return prepare
 
     return register
 
 
-def missing(name: str, *, family: str = "peer", needs: str, verified: str = "", origin: str = "") -> None:
+def missing(name: str, *, family: str = "peer", needs: str, note: str = "", origin: str = "") -> None:
     """Say that an implementation cannot be offered here, and what it ``needs``: a package to install, a device.
 
     ``list`` shows it; a suite that names it goes on without it; ``--impl`` does not take it. ``origin`` is the module
@@ -112,7 +107,7 @@ def missing(name: str, *, family: str = "peer", needs: str, verified: str = "", 
     if not isinstance(needs, str) or not needs.strip():
         raise ValueError(f"implementation {name!r}: needs = {needs!r}: what there must be for it to run")
     origin = origin or str(sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001 (who called, no other way)
-    _missing[name] = Missing(name, family, plain_text(needs.strip()), origin, verified)
+    _missing[name] = Missing(name, family, plain_text(needs.strip()), origin, plain_text(note))
 
 
 def registered() -> dict[str, Implementation]:

@@ -29,7 +29,6 @@ class Words(TypedDict, total=False):
     dtypes: Sequence[str]
     unsupported: Callable[[Case], str | None]
     untimed: Callable[[Case], str | None]
-    verified: str
 
 
 @dataclass(frozen=True)
@@ -110,16 +109,18 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(release)
 
 
-def peer(name: str, package: Package, **words: Unpack[Words]) -> Callable[[Prepare], Prepare]:
+def peer(name: str, package: Package, *, verified: str = "", **words: Unpack[Words]) -> Callable[[Prepare], Prepare]:
     """Register the decorated ``prepare`` where its package will do, with the package's version; else say what it needs.
 
-    The package itself is only looked for: ``prepare`` imports it.
+    ``verified`` says where the real package has been seen to work: version, device, date. Without it, lists and records
+    say that it never was. The package itself is only looked for: ``prepare`` imports it.
     """
+    note = "" if verified else "never verified"
 
     def offer(prepare: Prepare) -> Prepare:
         if lacking := package.lacking:
-            missing(name, needs=lacking, verified=words.get("verified", ""), origin=prepare.__module__)
+            missing(name, needs=lacking, note=note, origin=prepare.__module__)
             return prepare
-        return implementation(name, family="peer", version=package.version, **words)(prepare)
+        return implementation(name, family="peer", version=package.version, note=note, **words)(prepare)
 
     return offer

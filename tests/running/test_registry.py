@@ -216,12 +216,10 @@ def test_what_is_missing_is_forgotten_with_its_module() -> None:
     assert not offers("theirs.a")
 
 
-def test_a_peer_nobody_saw_work_is_marked() -> None:
+def test_what_must_be_said_about_one_is_kept_whether_it_is_here_or_not() -> None:
     implementation("a", family="peer")(prepare)
-    implementation("b", family="peer", verified="b 1.0, CPU, 2026-09-30")(prepare)
-    implementation("c", family="loop")(prepare)
-    missing("d", needs="x")
-    missing("e", needs="x", verified="e 1.0")
-    missing("f", family="fused", needs="x")
+    implementation("b", family="peer", note="never verified")(prepare)
+    missing("c", needs="x")
+    missing("d", needs="x", note="never verified")
     notes = {name: one.note for name, one in (registered() | missing_here()).items()}
-    assert notes == {"a": "never verified", "b": "", "c": "", "d": "never verified", "e": "", "f": ""}
+    assert notes == {"a": "", "b": "never verified", "c": "", "d": "never verified"}
