@@ -52,7 +52,7 @@ def _derive_timing(timing: Timing) -> None:
     timing.median_ns = float(np.median(samples))
     timing.min_ns = float(samples.min())
     timing.p05_ns, timing.p95_ns = (float(q) for q in np.quantile(samples, (0.05, 0.95)))
-    timing.interval_ns = stats.median_interval(timing.samples_ns)
+    timing.interval_ns = stats.time_interval(timing.samples_ns)
     timing.min_interval_ns = stats.min_interval(timing.samples_ns)
 
 

@@ -100,7 +100,8 @@ def _relative(record: Record, control: Record | None) -> Figure:
     ratios = [own[place] / its[place] for place in own.keys() & its.keys() if its[place] > 0]
     if not ratios or not 0 < median(ratios) < math.inf:
         return Figure(reason="no round timed both it and the control")
-    return Figure(median(ratios), *stats.median_interval(ratios), noise=_noise(record))
+    low, high = stats.time_interval(ratios) or (None, None)
+    return Figure(median(ratios), low, high, noise=_noise(record))
 
 
 def _noise(record: Record) -> float | None:

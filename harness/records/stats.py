@@ -8,10 +8,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import special
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
 
 FEWEST = 6
 """With fewer samples no interval of order statistics covers the median with 95 %."""
@@ -40,6 +42,32 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple
     return float(ordered[low]), float(ordered[-1 - low])
 
 
+def time_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Interval of a median time, whatever the number of samples; None for one alone, which says nothing.
+
+    From 6 samples on ``median_interval``. Below, where order statistics do not reach 95 %, Student's interval of the
+    mean logarithm, which takes times for log-normal, and at least the range.
+
+    Raises
+    ------
+    ValueError
+        without samples.
+    """
+    if len(samples) >= FEWEST or not len(samples):
+        return median_interval(samples, confidence)
+    if len(samples) == 1:
+        return None
+    low, high = _student(np.log(np.asarray(samples, dtype=np.float64)), confidence)
+    return min(math.exp(low), *samples), max(math.exp(high), *samples)
+
+
+def _student(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Student's interval of a mean."""
+    reach = float(special.stdtrit(len(values) - 1, (1 + confidence) / 2)) * float(values.std(ddof=1))
+    mean, half = float(values.mean()), reach / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
 @lru_cache(maxsize=1024)
 def _rank(n: int, confidence: float) -> int:
     """Return the largest j with 2 P(Bin(n, 1/2) < j) <= 1 - confidence, in whole numbers, which do not underflow."""
@@ -66,12 +94,15 @@ def noise_floor(
     """Largest log-ratio that the same code shows against itself: 95th percentile of |theta| over resampled rounds.
 
     ``first`` and ``second`` are the A/A control's samples of the same rounds; theta is the median over rounds of
-    log(second / first), bootstrapped over rounds. None below 5 rounds.
+    log(second / first), bootstrapped over rounds. With 3 or 4 rounds, of which resampling shows too little, the end of
+    Student's 95 % interval that is further from 0; None below 3.
     """
     rounds = min(len(first), len(second))
-    if rounds < 5:
+    if rounds < 3:
         return None
     ratios = np.log(np.asarray(second[:rounds], dtype=np.float64) / np.asarray(first[:rounds], dtype=np.float64))
+    if rounds < 5:
+        return max(map(abs, _student(ratios, 0.95)))
     generator = np.random.default_rng(seed)
     picks = generator.integers(0, rounds, size=(resamples, rounds))
     theta = np.median(ratios[picks], axis=1)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 MIN_DIFFERENCE = 0.005
 """A difference below this share never wins, however quiet the machine."""
 
-MIN_SAMPLES = 5
-"""With fewer samples an interval does not carry 95 %, and nothing can be told apart."""
+MIN_SAMPLES = 3
+"""With fewer samples there is next to no interval, and nothing can be told apart."""
 
 BASELINE = "dense"
 """The family shown as the cost of sparsity and never ranked."""

@@ -6,11 +6,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from harness.records.stats import bimodal, drifts, median_interval, min_interval, noise_floor, relative_half_width
+from harness.records.stats import (
+    bimodal,
+    drifts,
+    median_interval,
+    min_interval,
+    noise_floor,
+    relative_half_width,
+    time_interval,
+)
 
 times = st.lists(st.floats(1.0, 1e9), min_size=1, max_size=60)
 
@@ -57,8 +65,30 @@ def test_the_relative_width_knows_no_unit(samples: list[float], scale: float) ->
 
 
 def test_without_samples_there_is_no_interval() -> None:
-    with pytest.raises(ValueError, match="no samples"):
-        median_interval([])
+    for interval in (median_interval, time_interval):
+        with pytest.raises(ValueError, match="no samples"):
+            interval([])
+    assert time_interval([7.0]) is None
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_few_samples_cover_the_median_as_often_as_they_say(n: int) -> None:
+    generator = np.random.default_rng(n)
+    draws = generator.lognormal(sigma=0.3, size=(4000, n))
+    few = [time_interval(draw) or (0.0, 0.0) for draw in draws]
+    ranks = [median_interval(draw) for draw in draws]
+    assert 0.94 <= np.mean([low <= 1.0 <= high for low, high in few]) <= 0.98
+    assert np.mean([low <= 1.0 <= high for low, high in ranks]) < 0.945
+
+
+@given(times)
+def test_an_interval_of_times_holds_what_ranks_give(samples: list[float]) -> None:
+    assume(len(samples) > 1)
+    low, high = median_interval(samples)
+    interval = time_interval(samples)
+    assert interval is not None
+    assert 0 < interval[0] <= low <= high <= interval[1] < math.inf
+    assert len(samples) < 6 or interval == (low, high)
 
 
 def test_the_noise_floor_of_the_same_code_is_small() -> None:
@@ -86,10 +116,16 @@ def test_a_shift_of_the_second_raises_the_floor() -> None:
     assert floor > math.log(1.09)
 
 
-def test_the_noise_floor_pairs_rounds_and_needs_five() -> None:
+def test_few_rounds_have_a_high_floor() -> None:
+    """Student's interval with two degrees of freedom, of a mean of 0 and a standard deviation of 0.02."""
+    second = [100.0 * math.exp(shift) for shift in (-0.02, 0.0, 0.02)]
+    assert noise_floor([100.0] * 3, second) == pytest.approx(4.3027 * 0.02 / math.sqrt(3), rel=1e-4)
+
+
+def test_the_noise_floor_pairs_rounds_and_needs_three() -> None:
     drifting = [100.0 * 1.1**n for n in range(12)]
     assert noise_floor(drifting, drifting) == 0.0
-    assert noise_floor([1.0] * 4, [1.0] * 9) is None
+    assert noise_floor([1.0] * 2, [1.0] * 9) is None
     assert noise_floor([1.0] * 9, [1.0] * 5) == 0.0
 
 

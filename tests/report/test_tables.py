@@ -120,7 +120,7 @@ def test_absences_give_reasons(make: Factory) -> None:
     assert "no NVML \\| here" in said
     assert "not on this system" in said
     assert "no ceilings" in said
-    assert "1 record of 2 with fewer than 5 samples" in said
+    assert "1 record of 2 with fewer than 3 samples" in said
 
 
 def test_machines_stand_side_by_side(make: Factory) -> None:
