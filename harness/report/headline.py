@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from harness.report import units
@@ -67,13 +67,17 @@ def _win(name: str, cases: list[Outcome], ranked: list[Outcome]) -> str:
 
 
 def _tie(cases: list[Outcome], ranked: list[Outcome]) -> str:
-    """Where there is no single winner, and among whom."""
-    names = sorted({name for case in cases for name in case.standing.winners})
-    among = ", ".join(map(code, names[:-1])) + f" and {code(names[-1])}"
-    same = len({frozenset(case.standing.winners) for case in cases}) == 1
-    if same:
-        return f"{among} tie in {_where(cases, ranked)}"
-    return f"there are ties among {among} in {_where(cases, ranked)}"
+    """Where there is no single winner, and who shares the win how often."""
+    times = Counter(name for case in cases for name in case.standing.winners)
+    names = sorted(times, key=lambda name: (-times[name], name))
+    if set(times.values()) == {len(cases)}:
+        return f"{_listed([code(name) for name in names])} tie in {_where(cases, ranked)}"
+    shared = _listed([f"{code(name)} in {times[name]}" for name in names])
+    return f"there are ties in {_where(cases, ranked)}, shared by {shared}"
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(words[:-1]) + f" and {words[-1]}"
 
 
 def _where(cases: list[Outcome], ranked: list[Outcome]) -> str:

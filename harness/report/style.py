@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,16 @@ def entitle(figure: Figure, question: str, label: str) -> None:
     """Put the question a figure answers above it, and what it was asked about below the question."""
     wrapped = "\n".join(textwrap.wrap(label, 105))
     figure.suptitle(f"{question}\n{wrapped}", x=0.01, ha="left", fontsize=11, fontweight="normal")
+
+
+def stacked(labels: Sequence[str]) -> list[str]:
+    """Break labels of traffic, such as a trace's with its options, into lines that fit below an axis.
+
+    A trace's digest is left out unless two labels would then be the same.
+    """
+    short = [label.partition("#")[0] for label in labels]
+    chosen = short if len(set(short)) == len(set(labels)) else labels
+    return [re.sub(r"[?&]", "\n", label) for label in chosen]
 
 
 def token_axis(axes: Axes, counts: Sequence[int]) -> None:

@@ -56,7 +56,9 @@ def test_different_ties_are_summed_up(make: Factory) -> None:
     for tokens, third in ((1, 1e6), (2, 9e6)):
         records += [make.timed(make.case(tokens), name) for name in ("batched", "loop")]
         records.append(make.timed(make.case(tokens), "x", third))
-    assert "there are ties among `batched`, `loop` and `x` in 2 of 2 cases" in sentence(make, records)
+    assert "there are ties in 2 of 2 cases (T = 1, 2), shared by `batched` in 2, `loop` in 2 and `x` in 1." in sentence(
+        make, records
+    )
 
 
 def test_one_alone_has_no_margin(make: Factory) -> None:

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from harness.cases.shape import Shape
-from harness.records.record import Work
+from harness.records.record import Memory, Work
 from harness.report import style
 from harness.report.plots import PLOTS, balance, memory, skew, sweep, throughput, winners
 from harness.report.plots.ends import apart
@@ -137,6 +137,30 @@ def test_memory_stacks_parts_that_do_not_overlap(make: Factory) -> None:
     assert len(widths) == 4
 
 
+def test_memory_shows_who_is_left_out_of_large_calls(make: Factory) -> None:
+    """What copies weights for every slot is asked for few tokens only; there stands what it takes."""
+    memory_of = Memory(status="ok", weights_bytes=100, workspace_bytes=10)
+    records = [make.timed(make.case(n), "loop", memory=memory_of) for n in (1, 4, 64)]
+    records += [make.timed(make.case(n), "hungry", memory=memory_of) for n in (1, 4)]
+    (found,) = make.groups(make.run(records))
+    few, many = axes_of(memory.draw(found))
+    assert few.get_title(loc="left").startswith("T = 4; ")
+    assert [label.get_text() for label in few.get_yticklabels()] == ["hungry", "loop"]
+    assert many.get_title(loc="left").startswith("T = 64; ")
+
+
+@pytest.mark.parametrize(
+    ("labels", "lines"),
+    [
+        (["uniform", "zipf:1"], ["uniform", "zipf:1"]),
+        (["uniform", "trace:a?layer=1&phase=decode#12ab"], ["uniform", "trace:a\nlayer=1\nphase=decode"]),
+        (["trace:a#12ab", "trace:a#34cd"], ["trace:a#12ab", "trace:a#34cd"]),
+    ],
+)
+def test_traffic_is_broken_into_lines_that_stay_apart(labels: list[str], lines: list[str]) -> None:
+    assert style.stacked(labels) == lines
+
+
 def test_balance_is_sorted_and_tells_chance_from_skew(group: Group) -> None:
     (axes,) = axes_of(balance.draw(group))
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
@@ -172,7 +196,10 @@ def test_several_machines_get_a_panel_each(make: Factory) -> None:
     (found,) = make.groups(make.machine(cases), there)
     for draw in (winners.draw, throughput.draw, memory.draw):
         titles = [axes.get_title(loc="left") for axes in axes_of(draw(found))]
-        assert titles == ["gpu-07, NVIDIA H100 80GB HBM3", "other, NVIDIA A100"]
+        assert [title.removeprefix("T = 512; ") for title in titles] == [
+            "gpu-07, NVIDIA H100 80GB HBM3",
+            "other, NVIDIA A100",
+        ]
 
 
 def test_one_bare_case_draws_nothing_and_says_why(make: Factory) -> None:

@@ -48,7 +48,7 @@ def draw_map(
         _write(axes, (x + 0.5, y + 0.5), cell, width / len(columns))
     axes.set_xlim(0, len(columns))
     axes.set_ylim(0, len(rows))
-    axes.set_xticks([n + 0.5 for n in range(len(columns))], columns)
+    axes.set_xticks([n + 0.5 for n in range(len(columns))], style.stacked(columns))
     axes.set_yticks([n + 0.5 for n in range(len(rows))], rows)
     axes.tick_params(length=0)
     axes.grid(visible=False)

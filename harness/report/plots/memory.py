@@ -33,23 +33,37 @@ SEGMENTS = {
 
 
 def draw(group: Group) -> Figure | str:
-    """Draw a panel a machine, a stacked bar an implementation, at the highest token count of the main traffic."""
+    """Draw panels of stacked bars, one an implementation, for each machine under the main traffic.
+
+    At the highest token count; and before it, where that leaves somebody out, at the highest of which most are known.
+    """
     rows = group.drawn[group.drawn["spread"] == group.main_spread]
     known = rows[rows["workspace_bytes"].notna()]
     if known.empty:
         return "Memory: not drawn, no record holds a measured workspace."
-    tokens = known["tokens"].max()
-    rows = rows[rows["tokens"] == tokens]
-    runs = [run for run in group.runs if (rows["run"] == run).any()]
-    bars = max(rows[rows["run"] == run]["impl"].nunique() for run in runs)
-    figure, panels = style.panels(runs, height=1.3 + 0.36 * bars)
-    style.entitle(figure, QUESTION, f"{group.label}; T = {tokens}, traffic {group.main_spread}")
-    for axes, run in zip(panels, runs, strict=True):
-        _panel(axes, group, rows[rows["run"] == run])
+    counts = _counts(known)
+    rows = rows[rows["tokens"].isin(counts)]
+    keys = [(run, count) for run in group.runs for count in counts if len(_of(rows, run, count))]
+    bars = max(len(_of(rows, *key)) for key in keys)
+    figure, panels = style.panels([f"T = {count}; {run}" for run, count in keys], height=1.3 + 0.36 * bars)
+    style.entitle(figure, QUESTION, f"{group.label}; traffic {group.main_spread}")
+    for axes, key in zip(panels, keys, strict=True):
+        _panel(axes, group, _of(rows, *key))
     drawn = {label for row in rows_of(rows) for label in _segments(row)}
     handles = [Patch(color=colour, label=label) for label, colour in SEGMENTS.items() if label in drawn]
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
     return figure
+
+
+def _counts(known: pd.DataFrame) -> list[int]:
+    """Token counts to draw: the highest, and the highest of which most implementations are known."""
+    present = known.groupby("tokens")["impl"].nunique()
+    fullest = present[present == present.max()].index.max()
+    return sorted({int(fullest), int(present.index.max())})
+
+
+def _of(rows: pd.DataFrame, run: str, tokens: int) -> pd.DataFrame:
+    return rows[(rows["run"] == run) & (rows["tokens"] == tokens)]
 
 
 def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> None:

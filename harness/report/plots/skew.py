@@ -82,9 +82,10 @@ def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> list[End]:
         )
         ends.append(End(line["ratio"].iloc[-1], name, look.colour))
     axes.axhline(1, color=style.FLOOR, linewidth=0.8)
-    axes.set_xticks(
-        range(len(spreads)), [f"{spread}\n{units.ratio(skews[spread])}" for spread in spreads], fontsize=8.5
-    )
+    labels = [
+        f"{label}\n{units.ratio(skews[spread])}" for label, spread in zip(style.stacked(spreads), spreads, strict=True)
+    ]
+    axes.set_xticks(range(len(spreads)), labels, fontsize=8.5)
     axes.set_xlim(-0.3, len(spreads) - 0.7)
     style.ratio_axis(axes, "time over uniform", rows["ratio"].min(), rows["ratio"].max())
     low, high = axes.get_ylim()
