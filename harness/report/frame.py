@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import pandas as pd
 
 from harness.cases.case import Case  # noqa: TC001 (the annotations of Row are read)
+from harness.records.estimates import Samples, samples_of
 from harness.report.labels import group_id, run_labels
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 class Row(NamedTuple):
     """A record as the report sees it; its fields are the frame's columns.
 
-    ``run`` is the run's label, ``group`` the id of its group of cases, ``histogram`` the tokens of each expert.
+    ``run`` is the run's label, ``group`` the id of its group of cases, ``histogram`` the tokens of each expert,
+    ``taken`` the samples by process and round.
     ``error`` is the relative error of the tensor ``error_at``, the one that came nearest to its ``tolerance``. Numbers
     that were not measured are NaN, texts empty.
     """
@@ -41,6 +44,7 @@ class Row(NamedTuple):
     flags: str
     histogram: tuple[int, ...] = ()
     samples: int = 0
+    taken: Samples = MappingProxyType({})  # type: ignore[assignment]  # empty, and nobody's to fill
     median_ns: float = math.nan
     low_ns: float = math.nan
     high_ns: float = math.nan
@@ -128,6 +132,8 @@ def _speed(record: Record) -> dict[str, Any]:
         figures |= {name: _number(getattr(timing, name)) for name in names}
         low, high = timing.interval_ns or (None, None)
         figures |= {"samples": len(timing.samples_ns), "low_ns": _number(low), "high_ns": _number(high)}
+        if len(timing.rounds) == len(timing.samples_ns):
+            figures["taken"] = {place: ns for place, ns in samples_of(timing).items() if 0 < ns < math.inf}
     if work is not None:
         names = ("floor_ns", "tokens_per_second", "tflops", "share_of_floor")
         figures |= {name: _number(getattr(work, name)) for name in names}

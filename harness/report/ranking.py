@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from harness.records.estimates import log_ratios, paired
+from harness.records.verdicts import judge
 from harness.report.frame import rows_of
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from harness.records.estimates import Samples
     from harness.report.frame import Row
 
 MIN_DIFFERENCE = 0.005
@@ -27,12 +30,14 @@ BASELINE = "dense"
 
 @dataclass(frozen=True)
 class Contender:
-    """One implementation's median time in a bout, with the interval of that median."""
+    """One implementation's median time, with the interval of that median, and its samples in the rounds of its bout."""
 
     name: str
     median_ns: float
     low_ns: float
     high_ns: float
+    bout: str = ""
+    samples: Samples = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,18 @@ class Standing:
 
 
 def tied(a: Contender, b: Contender, noise_floor: float) -> bool:
-    """Whether two times cannot be told apart: their intervals overlap, or they differ by no more than the noise floor.
+    """Whether two times cannot be told apart by more than the noise floor.
 
-    ``noise_floor`` is a log-ratio, see ``harness.records.stats.noise_floor``. Symmetric in ``a`` and ``b``.
+    With enough rounds of one bout by the verdict on the two in the same rounds, as ``compare`` gives it. Otherwise when
+    the intervals of their medians overlap, or the medians differ by no more than the floor. ``noise_floor`` is a
+    log-ratio, see ``harness.records.stats.noise_floor``. Symmetric in ``a`` and ``b``.
     """
+    apart = math.log(b.median_ns / a.median_ns)
+    estimate = paired(log_ratios(a.samples, b.samples)) if a.bout and a.bout == b.bout else None
+    if estimate is not None:
+        return judge(estimate, noise_floor).word != ("SLOWER" if apart > 0 else "FASTER")
     overlap = a.low_ns <= b.high_ns and b.low_ns <= a.high_ns
-    return overlap or abs(math.log(a.median_ns / b.median_ns)) <= noise_floor
+    return overlap or abs(apart) <= noise_floor
 
 
 def standing(contenders: Iterable[Contender], noise_floor: float) -> Standing:
@@ -108,4 +119,4 @@ def contender(row: Row) -> Contender:
     """Make a contender of a record; with too few samples it could be anywhere."""
     known = row.samples >= MIN_SAMPLES and math.isfinite(row.low_ns) and math.isfinite(row.high_ns)
     low, high = (row.low_ns, row.high_ns) if known else (0.0, math.inf)
-    return Contender(row.impl, row.median_ns, low, high)
+    return Contender(row.impl, row.median_ns, low, high, row.bout, row.taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import zlib
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,10 @@ class Factory:
         samples: int = 15,
         **fields: Any,
     ) -> Record:
-        """A record with samples of the given median and relative spread, evenly placed and deterministic."""
+        """A record with samples of the given median and relative spread, evenly placed, in an order of its own."""
         offsets = np.linspace(-spread, spread, samples) if samples > 1 else np.zeros(1)
         times = [float(median_ns * (1 + offset)) for offset in offsets]
+        random.Random(impl).shuffle(times)
         return self.measured(case, impl, times, family or FAMILIES.get(impl, "peer"), **fields)
 
     def measured(self, case: Case, impl: str, times: list[float], family: str, **fields: Any) -> Record:

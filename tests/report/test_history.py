@@ -182,7 +182,7 @@ def test_a_line_a_run(eventful: Past) -> None:
     headers, rows = run_table(history.panels[0], history.measure)
     assert headers == ["day", "commit", "dense", "fused_triton", "loop"]
     assert rows[0][:2] == ["2026-09-01", eventful.commit(0)[:7]]
-    assert rows[2][2:] == ["599 µs", "disagrees", "1.90 ms (3.17x)"]
+    assert rows[2][2:] == ["599 µs", "disagrees", "1.90 ms (3.16x)"]
     assert rows[-1][-1] == "crashed"
 
 

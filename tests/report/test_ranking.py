@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.report.frame import frame
-from harness.report.ranking import MIN_DIFFERENCE, Contender, Standing, rankable, standing, standings, tied
+from harness.records.derive import derive
+from harness.report.frame import frame, rows_of
+from harness.report.ranking import MIN_DIFFERENCE, Contender, Standing, contender, rankable, standing, standings, tied
 
 if TYPE_CHECKING:
     from harness.records.record import Record
@@ -81,6 +84,42 @@ def test_overlapping_intervals_share_the_win(make: Factory) -> None:
     assert result.winner is None
     assert result.winners == ("loop", "batched")
     assert result.margin is None
+
+
+def rounds(make: Factory, ratio: float, drift: float, noise: float, bout: str = "") -> list[Record]:
+    """Two implementations in the same 15 rounds of a machine whose speed drifts, each with noise of its own."""
+    case, generator = make.case(), np.random.default_rng(5)
+    speed = np.exp(np.linspace(0, drift, 15))
+    records = []
+    for name, factor in (("loop", 1e6), ("batched", 1e6 * ratio)):
+        record = make.timed(case, name, factor, samples=15)
+        assert record.timing is not None
+        record.timing.samples_ns = [float(ns) for ns in factor * speed * np.exp(generator.normal(0, noise, 15))]
+        records.append(derive(record, None))
+    records[1].bout = bout or records[1].bout
+    return records
+
+
+def test_what_slows_everybody_down_hides_nobody(make: Factory) -> None:
+    """Intervals of the medians overlap by far; in the same rounds the one always takes 5 % longer."""
+    records = rounds(make, ratio=1.05, drift=0.5, noise=0.002)
+    intervals = [record.timing.interval_ns for record in records if record.timing]
+    assert intervals[0]
+    assert intervals[1]
+    assert intervals[0][1] > intervals[1][0]
+    result = outcome(records, make)
+    assert result.winner == "loop"
+    assert result.margin == pytest.approx(1.05, rel=0.01)
+
+
+def test_noise_of_ones_own_is_no_difference(make: Factory) -> None:
+    assert outcome(rounds(make, ratio=1.02, drift=0.0, noise=0.05), make).winner is None
+
+
+def test_rounds_of_other_bouts_are_not_the_same_rounds(make: Factory) -> None:
+    loop, batched = (contender(row) for row in rows_of(frame([make.run(rounds(make, 1.05, 0.5, 0.002, bout="other"))])))
+    assert tied(loop, batched, MIN_DIFFERENCE)
+    assert not tied(loop, replace(batched, bout=loop.bout), MIN_DIFFERENCE)
 
 
 @pytest.mark.parametrize(("floor", "ties"), [(0.08, True), (0.01, False)])
