@@ -86,21 +86,6 @@ def expected_distinct_experts(shape: Shape, tokens: int) -> float:
     return shape.experts * (1 - (1 - share) ** tokens)
 
 
-def ridge_tokens(shape: Shape, dtype_bytes: int, flops_per_second: float, bytes_per_second: float) -> float:
-    """T* = (s/2) * (F/BW) * (E/k): with every expert hit, reading the weights takes longest below it, arithmetic above.
-
-    Gated and plain experts share it, since both sides scale with their matrices. Between about 5*E/k and T* the time of
-    an ideal layer does not depend on T.
-    """
-    return dtype_bytes / 2 * flops_per_second / bytes_per_second * shape.experts / shape.active_experts
-
-
-def flop_matched_width(shape: Shape, scope: str = "experts") -> int:
-    """Width of the dense FFN with the layer's active FLOPs: k*I, and I_sh more in scope ``layer``."""
-    routed = shape.active_experts * shape.expert_hidden
-    return routed + (shape.shared_width if scope == "layer" else 0)
-
-
 def memory_estimate_bytes(case: Case) -> int:
     """Bytes a bout of this case holds at once at least, on the case's device.
 

@@ -141,22 +141,6 @@ def cv2_floor(per_expert: float, experts: int, k: int) -> float:
     return (1.0 - k / experts) / per_expert if per_expert else 0.0
 
 
-def first_choice_repeat(expert_ids: Tensor) -> float:
-    """P(the next token's first choice is this one's): 1/E when tokens are independent and experts equally likely.
-
-    Ids (T, K), best first, tokens in their order in the text. Source: Mixtral (arXiv 2401.04088), table 5.
-    """
-    repeats = expert_ids[1:, 0] == expert_ids[:-1, 0]
-    return float(repeats.double().mean()) if len(repeats) else 0.0
-
-
-def any_choice_repeat(expert_ids: Tensor, experts: int) -> float:
-    """P(two consecutive tokens share any expert): 1 - C(E-k, k) / C(E, k) when independent and equally likely."""
-    shared = (expert_ids[1:, :, None] == expert_ids[:-1, None, :]) & (expert_ids[1:, :, None] < experts)
-    repeats = shared.flatten(1).any(1)
-    return float(repeats.double().mean()) if len(repeats) else 0.0
-
-
 def _counts(counts: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(counts, dtype=np.float64)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harness.cases import cost
 from harness.cases.case import Case
 from harness.cases.presets import preset
-from harness.cases.shape import Router, Shape
+from harness.cases.shape import Shape
 from harness.cases.traffic import Traffic
 
 H100_FLOPS, H100_BYTES = 989e12, 3.35e12
@@ -45,25 +45,6 @@ def test_floor_table(name: str, tokens: int, us: str, bound: str) -> None:
     floor = cost.floor(flops, moved, H100_FLOPS, H100_BYTES)
     assert round(floor.time_ns / 1e3) == int(us)
     assert floor.bound == BOUNDS[bound]
-
-
-@pytest.mark.parametrize(
-    ("name", "ridge"),
-    [
-        ("mixtral-8x7b", 1200),
-        ("olmoe-1b-7b", 2400),
-        ("gpt-oss-20b", 2400),
-        ("deepseek-v2-lite", 3100),
-        ("qwen3-30b-a3b", 4700),
-        ("qwen3-235b-a22b", 4700),
-        ("deepseek-v3", 9400),
-        ("gpt-oss-120b", 9400),
-        ("qwen3-next-80b-a3b", 15100),
-    ],
-)
-def test_ridge_table(name: str, ridge: float) -> None:
-    found = cost.ridge_tokens(preset(name), 2, H100_FLOPS, H100_BYTES)
-    assert round(found, -2) == ridge
 
 
 @pytest.mark.parametrize(
@@ -125,14 +106,6 @@ def test_floor_picks_the_longer_side() -> None:
     assert cost.floor(0.0, 0.0, 1e12, 1e9) == cost.Floor(0.0, "bandwidth")
 
 
-def test_dense_width() -> None:
-    shape = Shape(hidden=8, expert_hidden=4, experts=4, top_k=2, shared_experts=2, shared_hidden=3)
-    assert cost.flop_matched_width(shape) == 8
-    assert cost.flop_matched_width(shape, "layer") == 14
-    mixture = msgspec.structs.replace(shape, router=Router(kind="mixture"))
-    assert cost.flop_matched_width(mixture) == 16
-
-
 shapes = st.builds(
     lambda hidden, width, experts, share, gated: Shape(
         hidden=hidden, expert_hidden=width, experts=experts, top_k=max(1, int(share * experts)), gated=gated
@@ -151,26 +124,6 @@ def test_distinct_experts_stay_in_range(shape: Shape, tokens: int) -> None:
     slots = tokens * shape.top_k
     assert min(slots, shape.top_k) - 1e-6 <= found <= min(slots, shape.experts) + 1e-6
     assert found <= cost.expected_distinct_experts(shape, tokens + 1) + 1e-9
-
-
-@given(shapes, st.integers(1, 2))
-def test_at_the_ridge_weights_and_arithmetic_take_equally_long(shape: Shape, half: int) -> None:
-    dtype = {1: "bf16", 2: "fp32"}[half]
-    tokens = cost.ridge_tokens(shape, 2 * half, 1e14, 1e12)
-    case = Case(shape=shape, traffic=Traffic(tokens=0), dtype=dtype)  # type: ignore[arg-type]
-    flops = cost.useful_flops(case, tokens * shape.top_k)
-    weights = cost.min_bytes(case, shape.experts)
-    assert flops / 1e14 == pytest.approx(weights / 1e12)
-
-
-@given(shapes, st.integers(0, 4096))
-def test_a_dense_layer_of_the_matched_width_costs_the_same(shape: Shape, tokens: int) -> None:
-    dense = Shape(
-        hidden=shape.hidden, expert_hidden=cost.flop_matched_width(shape), experts=1, top_k=1, gated=shape.gated
-    )
-    traffic = Traffic(tokens=tokens)
-    sparse_flops = cost.useful_flops(Case(shape=shape, traffic=traffic), tokens * shape.top_k)
-    assert cost.useful_flops(Case(shape=dense, traffic=traffic), tokens) == pytest.approx(sparse_flops)
 
 
 @given(shapes, st.integers(0, 4096))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from statistics import mean
 
 import msgspec
@@ -202,8 +201,3 @@ def test_token_figures_agree_with_loops(experts: int, tokens: int, data: st.Data
     rows = [data.draw(st.permutations(range(experts + 1)))[:k] for _ in range(tokens)]
     ids = torch.tensor(rows, dtype=torch.int64).reshape(tokens, k)
     assert b.experts_per_token(ids, experts) == [sum(len(set(r) - {experts}) == n for r in rows) for n in range(k + 1)]
-    steps = list(pairwise(rows))
-    first = sum(x[0] == y[0] for x, y in steps) / max(1, len(steps))
-    shared = sum(bool(set(x) & set(y) - {experts}) for x, y in steps) / max(1, len(steps))
-    assert b.first_choice_repeat(ids) == pytest.approx(first)
-    assert b.any_choice_repeat(ids, experts) == pytest.approx(shared)

@@ -7,13 +7,15 @@ from itertools import pairwise
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from harness.cases.shape import Router, Shape
 from harness.cases.traffic import TRAFFIC_KINDS, Traffic
-from harness.layer.balance import any_choice_repeat, first_choice_repeat, histogram, max_over_mean
+from harness.fitting.figures import Choices, any_repeats, first_repeats
+from harness.layer.balance import histogram, max_over_mean
 from harness.layer.routers import route
 from harness.layer.traffic import make_logits, router_noise, selection_bias
 
@@ -135,8 +137,9 @@ def test_temporal_noise_is_an_autoregression(rho: float) -> None:
 def test_temporal_repeat_rates(rho: float, first: float, either: float) -> None:
     shape = make_shape(8, 2)
     ids = [route_traffic(shape, f"temporal:{rho}", tokens=8192, seed=seed).expert_ids for seed in range(4)]
-    assert mean(map(first_choice_repeat, ids)) == pytest.approx(first, abs=0.012)
-    assert mean(any_choice_repeat(i, 8) for i in ids) == pytest.approx(either, abs=0.02)
+    texts = [Choices(some.numpy(), 8, np.zeros(len(some), dtype=np.int64)) for some in ids]
+    assert mean(map(first_repeats, texts)) == pytest.approx(first, abs=0.012)
+    assert mean(map(any_repeats, texts)) == pytest.approx(either, abs=0.02)
 
 
 @pytest.mark.parametrize("spread", GENERATED)

@@ -148,19 +148,10 @@ class Board:
         """Clock of the multiprocessors now."""
         return self._maybe(int, "nvmlDeviceGetClockInfo", self._constant("CLOCK_SM"))
 
-    def memory_clock_mhz(self) -> int | None:
-        """Clock of the memory now."""
-        return self._maybe(int, "nvmlDeviceGetClockInfo", self._constant("CLOCK_MEM"))
-
     @property
     def max_sm_clock_mhz(self) -> int | None:
         """The highest clock the multiprocessors can boost to."""
         return self._maybe(int, "nvmlDeviceGetMaxClockInfo", self._constant("CLOCK_SM"))
-
-    @property
-    def max_memory_clock_mhz(self) -> int | None:
-        """The highest clock of the memory."""
-        return self._maybe(int, "nvmlDeviceGetMaxClockInfo", self._constant("CLOCK_MEM"))
 
     def temperature_c(self) -> int | None:
         """Temperature of the chip."""
