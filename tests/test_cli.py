@@ -165,6 +165,7 @@ BAD = [
     (["validate", "--impl", "nope"], "--impl = 'nope'"),
     (["validate", "--device", "tpu"], "device = 'tpu'"),
     (["report", "/nowhere", "--out", "/tmp/unused"], "/nowhere/run.json: No such file"),
+    (["report", "/nowhere", "/nobody"], "--out = None: a directory for the report about several runs"),
 ]
 
 

@@ -85,6 +85,10 @@ def test_a_finished_run_can_be_resumed(finished: Finished) -> None:
 
 
 def test_a_run_can_be_reported_again(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished[0], tmp_path / "moved")
+    (tmp_path / "moved" / "report.md").unlink()
+    assert moebench("report", tmp_path / "moved").returncode == DONE
+    assert (tmp_path / "moved" / "report.md").exists()
     done = moebench("report", finished[0], "--out", tmp_path / "report")
     assert done.returncode == DONE, done.stderr
     assert (tmp_path / "report" / "report.md").exists()

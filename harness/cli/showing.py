@@ -51,12 +51,21 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories; several go side by side.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.md and its pictures go.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Where report.md and its pictures go; beside a single run's records."
+        ),
+    ] = None,
 ) -> None:
     """Write one report about one run or several."""
     from harness.records.store import load_run
     from harness.report.page import write_report
 
+    if out is None:
+        if len(runs) > 1:
+            raise ValueError("--out = None: a directory for the report about several runs")
+        (out,) = runs
     loaded = [load_run(path) for path in runs]
     for run_ in loaded:
         if run_.torn_lines:
