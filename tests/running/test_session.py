@@ -13,6 +13,7 @@ from harness.records.store import ENVIRONMENT, INFO, RECORDS, RunStore, load_run
 from harness.running import session
 from harness.running.child import Limits
 from harness.running.machine import MachineError, look_around
+from harness.running.pacing import EACH_S, FIXED_S
 from harness.running.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -162,7 +163,10 @@ def test_resume_measures_what_is_missing_and_nothing_else(
     run = current.measure(Silent())
     assert keys(run.records) == pairs(plan)
     assert run.torn_lines == 0
-    assert said.read_text().splitlines() == ["budget 4.00", "bout 2 b", "budget 6.00", "bout 1 a,b"]
+    one, two = (FIXED_S + n * EACH_S for n in (1, 2))
+    left_s = 12.0 * (one + two) / (3 * two)
+    first, second = f"budget {left_s * one / (one + two):.2f}", f"budget {left_s - 2.0:.2f}"
+    assert said.read_text().splitlines() == [first, "bout 2 b", second, "bout 1 a,b"], "a bout takes 2 s of it"
     assert len(asked) == 1
 
 
