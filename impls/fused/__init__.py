@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness import Case, Forward, Layer, Tunable, implementation
-from impls.fused.configuration import interpreted
+from impls._interpreter import interpreted, untimed
 from impls.fused.tuned import BOOK, from_values, neighbours
 
 if TYPE_CHECKING:
@@ -48,11 +48,6 @@ def _broken_interpreter() -> str | None:
 
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2])
-
-
-def untimed(case: Case) -> str | None:  # noqa: ARG001 (the contract's argument)
-    """Say that interpreted kernels have no speed."""
-    return "runs under Triton's interpreter: checked against the oracle, never timed" if interpreted() else None
 
 
 def with_values(layer: Layer, values: Mapping[str, int | str]) -> Forward:

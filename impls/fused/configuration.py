@@ -6,9 +6,10 @@ Needs neither torch nor triton. A configuration changes speed and memory, never 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+from impls._interpreter import interpreted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,11 +75,6 @@ class Configuration:
     def tiles(self) -> dict[str, Tiles]:
         """Return the tiles of every kernel that runs, by the kernel's name."""
         return {name: tiles for name in KERNELS if (tiles := getattr(self, name)) is not None}
-
-
-def interpreted() -> bool:
-    """Whether Triton's interpreter is asked for: kernels then run on the CPU, for checking only."""
-    return os.environ.get("TRITON_INTERPRET", "").lower() in {"1", "true", "yes", "on", "y"}
 
 
 def default(shape: Shape, tokens: int, dtype: str, pass_: str, capability: tuple[int, int] = (9, 0)) -> Configuration:

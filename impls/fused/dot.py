@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from impls.fused.configuration import interpreted
+from impls._interpreter import interpreted
 
 INTERPRETED = tl.constexpr(interpreted())
 """Triton's interpreter multiplies bf16 wrongly: there, operands are widened first (tests/impls/fused/test_dot.py)."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+
+from impls._interpreter import interpreted
 
 if TYPE_CHECKING:
     from harness import Case, Shape
@@ -57,9 +58,9 @@ class Limits:
         return f"{self.name} does not do execution {case.execution!r}: {why}" if why else None
 
     def _of_device(self, case: Case) -> str | None:
-        if case.device == "cpu" and self.interpreted and not interpreting():
+        if case.device == "cpu" and self.interpreted and not interpreted():
             return f"{self.name} is written in Triton: on the CPU it can only be checked, with TRITON_INTERPRET=1"
-        if case.dtype == "bf16" and self.interpreted and interpreting():
+        if case.dtype == "bf16" and self.interpreted and interpreted():
             return "Triton's interpreter multiplies bf16 wrongly; fp16 can be checked"
         if case.device.startswith("cuda") and self.capabilities:
             major, minor = torch.cuda.get_device_capability(case.device)
@@ -67,13 +68,3 @@ class Limits:
                 some = " or ".join(f"{known}.x" for known in self.capabilities)
                 return f"{self.name} has kernels for compute capability {some}, this device has {major}.{minor}"
         return None
-
-
-def untimed(case: Case) -> str | None:  # noqa: ARG001 (the contract's argument)
-    """Say that interpreted kernels have no speed."""
-    return "runs under Triton's interpreter: checked against the oracle, never timed" if interpreting() else None
-
-
-def interpreting() -> bool:
-    """Whether Triton runs its kernels in Python."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in {"1", "true", "on", "yes", "y"}

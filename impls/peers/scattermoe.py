@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from impls.peers._limits import Limits, untimed
+from impls._interpreter import untimed
+from impls.peers._limits import Limits
 from impls.peers._package import Package, peer
 
 if TYPE_CHECKING:

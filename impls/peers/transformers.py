@@ -20,15 +20,14 @@ import torch
 from torch import Tensor
 
 from harness import Case, Forward, Layer, Routing, Shape
+from impls.peers._layout import interleave, put
+from impls.peers._limits import DROPPING_ROUTERS
 from impls.peers._package import Package, peer
 
 PACKAGE = Package("transformers", "pip install transformers", oldest="5.10", below="6")
 VERSION = PACKAGE.version
 VERIFIED = "5.10.1, 5.16.0 and 5.23.0 on CPU, 2026-11"
 PASSES = ("forward", "training")
-DROPPING_ROUTERS = ("switch", "expert_choice")
-"""Routers whose slots may be dropped: the queue of an expert is full, or a token has fewer experts than another."""
-
 ALIGNMENT_BYTES = 16
 """``torch.nn.functional.grouped_mm`` wants every matrix row to start on a multiple of this."""
 
@@ -166,10 +165,7 @@ def _forward_of(layer: Layer, way: str) -> Forward:
     model = model_for(layer.shape)
     assert isinstance(model, Model), "unsupported() has refused it"
     experts = _experts(model, way)
-    for name, tensor in _in_their_layout(layer, model.module).items():
-        # Not as a Parameter of its own: gradients belong to the layer's tensors.
-        delattr(experts, name)
-        setattr(experts, name, tensor)
+    put(experts, **_in_their_layout(layer, model.module))
     if layer.shape.router.kind in DROPPING_ROUTERS:
         experts._is_expert_parallel = True  # noqa: SLF001 (its word for: there may be slots without an expert)
 
@@ -200,16 +196,11 @@ def _in_their_layout(layer: Layer, module: str) -> dict[str, Tensor]:
     if module == "nemotron_h":
         return {"up_proj": named["up"], "down_proj": named["down"]}
     return {
-        "gate_up_proj": _interleave(named["gate_up"]).mT.contiguous(),
-        "gate_up_proj_bias": _interleave(named["gate_up_bias"]),
+        "gate_up_proj": interleave(named["gate_up"]).mT.contiguous(),
+        "gate_up_proj_bias": interleave(named["gate_up_bias"]),
         "down_proj": named["down"].mT.contiguous(),
         "down_proj_bias": named["down_bias"],
     }
-
-
-def _interleave(gate_up: Tensor) -> Tensor:
-    """[gate; up] (E, 2I, ...) to gate 0, up 0, gate 1, up 1, ..."""
-    return torch.stack(gate_up.chunk(2, dim=1), dim=2).flatten(1, 2)
 
 
 @functools.cache

@@ -20,7 +20,8 @@ from torch import Tensor
 from harness.cases.shape import Shape
 from harness.layer.contract import Layer, Routing
 from harness.layer.weights import TORCH_DTYPES
-from impls.fused.configuration import Configuration, default, interpreted, shared_bytes, shared_limit
+from impls._interpreter import interpreted
+from impls.fused.configuration import Configuration, default, shared_bytes, shared_limit
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="under the interpreter nothing is compiled")
 

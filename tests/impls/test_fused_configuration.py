@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cases.shape import Router, Shape
+from impls._interpreter import interpreted
 from impls.fused.configuration import (
     Configuration,
     Tiles,
     block_for,
     candidates,
     default,
-    interpreted,
     shared_bytes,
     shared_limit,
     valid,

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impls.fused.configuration import interpreted
+from impls._interpreter import interpreted
 
 if TYPE_CHECKING:
     import pytest

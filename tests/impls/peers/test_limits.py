@@ -10,7 +10,8 @@ import torch
 from harness.cases.case import Case
 from harness.cases.shape import Router, Shape
 from harness.cases.traffic import Traffic
-from impls.peers._limits import Limits, untimed
+from impls._interpreter import untimed
+from impls.peers._limits import Limits
 
 ALL = Limits("it", gated=("silu", "relu"), plain=("relu",), bias=True)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impls.peers._limits import interpreting
+from impls._interpreter import interpreted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -342,7 +342,7 @@ def test_torchtitan_itself_agrees(lab: Any, bench: Any, kind: str, pass_: str) -
 
 
 @pytest.mark.skipif(
-    find_spec("scattermoe") is None or not interpreting(),
+    find_spec("scattermoe") is None or not interpreted(),
     reason="needs scattermoe and TRITON_INTERPRET=1 from the start",
 )
 @pytest.mark.parametrize("pass_", PASSES)
