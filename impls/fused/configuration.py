@@ -52,6 +52,11 @@ class Tiles:
     warps: int
     stages: int
 
+    def launch(self, stages: int | None = None) -> dict[str, int | bool]:
+        """Return what every kernel with tiles is launched with; ``stages`` where Triton counts them in another way."""
+        blocks = {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "BLOCK_K": self.block_k}
+        return {**blocks, "num_warps": self.warps, "num_stages": stages or self.stages, **LAUNCH}
+
 
 @dataclass(frozen=True)
 class Configuration:

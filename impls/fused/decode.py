@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from impls.fused.combine import combine
-from impls.fused.configuration import LAUNCH
 from impls.fused.dot import narrow
 from impls.fused.projection import activate, project
 
@@ -63,12 +62,7 @@ def _project(
         BY_SLOT=rows.ndim == 3,
         BY_EXPERT=by_expert,
         BLOCK_SLOTS=triton.next_power_of_2(top_k),
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        BLOCK_K=tiles.block_k,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **LAUNCH,
+        **tiles.launch(),
     )
 
 

@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from impls.fused.configuration import LAUNCH
 from impls.fused.dot import narrow
 from impls.fused.slopes import gated_value_and_slopes, value_and_slope
 from impls.fused.tiling import GROUP, multiply, swizzle
@@ -76,13 +75,8 @@ def grad_hidden(
         GATED=activation.gated,
         ACTIVATION=activation.name,
         SLICE=max(LEAST_SLICE, SLICE_PER_WARP * tiles.warps),
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        BLOCK_K=tiles.block_k,
         GROUP=GROUP,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **LAUNCH,
+        **tiles.launch(),
     )
     return made
 
@@ -164,37 +158,13 @@ def finish_hidden(
         half: tl.constexpr = WIDTH // 2
         left, right = tl.split(tl.permute(tl.reshape(da, (BLOCK_M, 2, half)), (0, 2, 1)))
         shares = finish_hidden(
-            left,
-            z,
-            dz,
-            weighted,
-            rows,
-            inside,
-            weight,
-            first_column,
-            I,
-            GATED,
-            ACTIVATION,
-            BLOCK_M,
-            half,
-            SLICE,
-        )
+            left, z, dz, weighted, rows, inside, weight, first_column,
+            I, GATED, ACTIVATION, BLOCK_M, half, SLICE,
+        )  # fmt: skip
         shares += finish_hidden(
-            right,
-            z,
-            dz,
-            weighted,
-            rows,
-            inside,
-            weight,
-            first_column + half,
-            I,
-            GATED,
-            ACTIVATION,
-            BLOCK_M,
-            half,
-            SLICE,
-        )
+            right, z, dz, weighted, rows, inside, weight, first_column + half,
+            I, GATED, ACTIVATION, BLOCK_M, half, SLICE,
+        )  # fmt: skip
     else:
         columns = first_column + tl.arange(0, WIDTH)
         kept = inside[:, None] & (columns < I)[None, :]

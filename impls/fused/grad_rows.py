@@ -35,13 +35,8 @@ def grad_input(dz: Tensor, proj_in: Tensor, placement: Placement, tiles: Tiles) 
         dx_rows,
         Z=width,
         H=hidden,
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        BLOCK_K=tiles.block_k,
         GROUP=GROUP,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **LAUNCH,
+        **tiles.launch(),
     )
     return dx_rows
 

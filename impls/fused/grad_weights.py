@@ -42,14 +42,9 @@ def grad_weight(left: Tensor, right: Tensor, placement: Placement, tiles: Tiles,
         P=p,
         Q=q,
         GATHER_LEFT=gather_left,
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        BLOCK_K=tiles.block_k,
         GROUP=GROUP,
-        num_warps=tiles.warps,
         # Triton gives as many stages to the row's tokens as to the rows: this many buffer ``stages`` tiles.
-        num_stages=2 * tiles.stages - 1,
-        **LAUNCH,
+        **tiles.launch(stages=2 * tiles.stages - 1),
     )
     return gradient
 

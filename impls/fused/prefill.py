@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from impls.fused.combine import combine
-from impls.fused.configuration import LAUNCH
 from impls.fused.dot import narrow
 from impls.fused.placement import Placement, place
 from impls.fused.projection import activate, project
@@ -108,13 +107,8 @@ def _launch(
         GATED=activation.gated,
         ACTIVATION=activation.name,
         GATHER=gather,
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        BLOCK_K=tiles.block_k,
         GROUP=GROUP,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **LAUNCH,
+        **tiles.launch(),
     )
 
 
