@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,8 @@ class Section:
 def write_report(runs: Sequence[Run], out: Path) -> Path:
     """Write ``out/report.md`` and its pictures, and return the path of the page.
 
+    Pictures of an earlier report in ``out`` that this one does not have any more are taken away.
+
     Raises
     ------
     ValueError
@@ -71,8 +74,17 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         raise ValueError("runs = []: at least one run")
     out.mkdir(parents=True, exist_ok=True)
     page = out / "report.md"
-    page.write_text(_page(runs, out), encoding="utf-8", errors="replace")
+    earlier = _pictures(page.read_text(encoding="utf-8", errors="replace")) if page.exists() else set()
+    text = _page(runs, out)
+    page.write_text(text, encoding="utf-8", errors="replace")
+    for file in earlier - _pictures(text):
+        (out / file).unlink(missing_ok=True)
     return page
+
+
+def _pictures(text: str) -> set[str]:
+    """Return the files that a page shows, as far as their names can be ours."""
+    return set(re.findall(r"^!\[[^\]]+\]\(([a-z0-9-]+\.png)\)$", text, flags=re.MULTILINE))
 
 
 def _page(runs: Sequence[Run], out: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from harness.running.registry import registered
 from harness.running.workbench import SETUP_IMPL, take_device
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness.cases.case import PlannedCase
     from harness.cases.datasheet import Datasheet
     from harness.layer.contract import Implementation
@@ -33,6 +36,7 @@ def bouts(bench: Workbench, job: BoutsJob, broken: dict[str, str]) -> None:
     from harness.measure.failures import is_out_of_memory
 
     come_up(timed=job.timed)
+    greet(bench, job.planned)
     bench.answer(jobs.ReadyOutcome(broken))
     left_s, weights_of = job.budget_s, bout_weights(job.planned, job.ceilings)
     for number, planned in enumerate(job.planned):
@@ -61,6 +65,7 @@ def turns(bench: Workbench, job: TurnsJob, broken: dict[str, str]) -> None:
     from harness.measure.wire import Over, Ready, Wire
 
     come_up(timed=True)
+    greet(bench, job.planned)
     by_id = {planned.case.case_id: planned for planned in job.planned}
     taker = TurnTaker(Wire(socket(fileno=job.wire)))
     taker.wire.send(Ready(broken, discovery.strays(job.homes)))
@@ -91,6 +96,19 @@ def come_up(*, timed: bool) -> None:
         allocations_are_reported()  # torch's profiler takes a second to come up
     else:
         torch.set_num_threads(1)  # the gate's cases are tiny: threads would only wait for each other
+
+
+def greet(bench: Workbench, planned: Sequence[PlannedCase]) -> None:
+    """Ask who takes part in the first bout before its clock starts: some import a large package when they are asked.
+
+    The answers are of no interest yet. An implementation that raises here will do so again in its bout.
+    """
+    for first in planned[:1]:
+        take_device(first.case)
+        for implementation in _asked(first):
+            bench.note(first.case.case_id, implementation.name, "asking")
+            with contextlib.suppress(BaseException):
+                implementation.unsupported(first.case)
 
 
 def _bout(

@@ -95,6 +95,18 @@ def test_a_sweep_is_drawn_once(make: Factory, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("*.png")] == ["sweep-01-1.png"]
 
 
+def test_a_report_takes_away_what_an_earlier_one_showed(make: Factory, tmp_path: Path) -> None:
+    (tmp_path / "my-own.png").write_bytes(b"")
+    report([make.machine([make.case(tokens) for tokens in (8, 64, 4096)])], tmp_path)
+    assert (tmp_path / "01-tiny-moe-forward-throughput.png").exists()
+    report([make.machine([make.case(64)])], tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "01-tiny-moe-forward-balance.png",
+        "01-tiny-moe-forward-memory.png",
+        "my-own.png",
+    ]
+
+
 def test_hostile_names_stay_text(make: Factory, tmp_path: Path) -> None:
     environment = make.environment("evil|host\n# heading", "<img src=x>")
     record = make.timed(make.case(), "a|`b`", flags=["x|y"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -104,3 +105,33 @@ def test_without_a_limit_none_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_job_planned_for_nobody_known_measures_nobody(plans: Any) -> None:
     assert bouts._asked(plans.planned(names=("nobody.knows.me",))) == []
+
+
+def test_whoever_imports_when_asked_has_done_so_before_the_clock_starts(
+    one: Workbench, plans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def implementation(name: str, error: BaseException | None = None) -> Any:
+        def unsupported(case: Any) -> None:
+            told.append(name)
+            if error:
+                raise error
+
+        return SimpleNamespace(name=name, unsupported=unsupported)
+
+    known = [implementation("a", SystemExit("not me")), implementation("b"), implementation("later")]
+    monkeypatch.setattr(bouts, "registered", lambda: {each.name: each for each in known})
+    bouts.greet(one, [plans.planned(names=("a", "b")), plans.planned(names=("b", "later"))])
+    assert told == ["a", "b"]
+    said = blackbox.read(one.folder / jobs.BLACK_BOX)
+    assert (said.case_id, said.impl, said.stage) == (plans.case().case_id, "b", "asking")
+    bouts.greet(one, [])
+    assert told == ["a", "b"]
+
+
+def test_the_clock_starts_once_everybody_was_asked(one: Workbench, plans: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bouts, "come_up", lambda *, timed: None)
+    monkeypatch.setattr(bouts, "greet", lambda bench, planned: bench.answer(jobs.DoneOutcome()))
+    bouts.bouts(one, jobs.BoutsJob(planned=[], environment_id="e", budget_s=1.0), {})
+    assert list(jobs.outcomes_from(one.folder, 0)) == [jobs.DoneOutcome(), jobs.ReadyOutcome({})]
