@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ nox.options.reuse_venv = "yes"
 PROJECT = nox.project.load_toml("pyproject.toml")
 PINS = ["-c", "constraints.txt"] if os.environ.get("CI") else []
 OLDEST_TORCH = (2, 11)
+SIDE_BY_SIDE = ["--numprocesses", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
 PINNED_TORCH = "torch==2.13.0"
 LEND = """
 import pathlib, site, sys
@@ -134,9 +136,10 @@ def asv_continuous(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; those marked cuda skip themselves without a GPU."""
+    """Run the tests, on a CPU several at a time (`-- -n 0`: one); those marked cuda skip themselves without a GPU."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    alone = shutil.which("nvidia-smi")  # tests on a GPU share its memory and look at its meters
+    session.run("pytest", *([] if alone else SIDE_BY_SIDE), *session.posargs)
 
 
 @nox.session

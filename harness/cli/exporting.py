@@ -1,7 +1,8 @@
-"""Commands that hand samples to other tools: ``export asv``."""
+"""Commands that hand figures to other tools: ``export asv`` and ``export csv``."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,3 +39,25 @@ def asv_(
     for file in export_runs(loaded, out or Path(config(root).results_dir), root, machine=machine, commit=commit):
         terminal.out.print(f"Results: {file}", soft_wrap=True, highlight=False)
     terminal.out.print("`nox -s asv -- publish` writes asv's pages.", markup=False)
+
+
+@export.command("csv")
+def csv(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories, all into one table.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.csv", help="Where it goes; to the terminal by default.")
+    ] = None,
+) -> None:
+    """Write a table with a row for each record, for pandas, R or a spreadsheet."""
+    from harness.export.csv import table
+    from harness.records.store import load_run
+
+    found = table([load_run(path) for path in runs])
+    if out is None:
+        sys.stdout.write(found.to_csv(index=False))
+        return
+    try:
+        found.to_csv(out, index=False)
+    except OSError as error:
+        raise ValueError(f"--out = {str(out)!r}: cannot be written: {error.strerror or error}") from None
+    terminal.out.print(f"Table: {out}", soft_wrap=True, highlight=False)

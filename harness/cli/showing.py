@@ -57,6 +57,9 @@ def report(
             "--out", metavar="DIR", help="Where report.md and its pictures go; beside a single run's records."
         ),
     ] = None,
+    also: Annotated[
+        str, typer.Option("--also", metavar="pdf|svg", help="Each picture in this format too, for a paper.")
+    ] = "",
 ) -> None:
     """Write one report about one run or several."""
     from harness.records.store import load_run
@@ -70,4 +73,4 @@ def report(
     for run_ in loaded:
         if run_.torn_lines:
             terminal.fail(f"{run_.path}: the last line of records.jsonl is torn and was skipped")
-    terminal.out.print(f"Report: {write_report(loaded, out)}", soft_wrap=True, highlight=False)
+    terminal.out.print(f"Report: {write_report(loaded, out, also)}", soft_wrap=True, highlight=False)

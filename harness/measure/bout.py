@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness.layer.balance import balance
 from harness.measure.executions import execution_refuses, start_afresh
-from harness.measure.failures import Failure, explain
+from harness.measure.failures import Failure, explain, free_unused
 from harness.measure.gate import Examiner
-from harness.measure.metering import ENERGY_SHARE, MEMORY_CALLS, energy_window_s, meter_energy, meter_memory
+from harness.measure.metering import (
+    ENERGY_SHARE,
+    MEMORY_CALLS,
+    can_meter_energy,
+    energy_window_s,
+    meter_energy,
+    meter_memory,
+)
 from harness.measure.neighbours import count_cpu, neighbours
 from harness.measure.timing import LEAST_SHARE, DroppedError, StartOverError, Timed, TimedSection
 from harness.measure.work import work_of
@@ -86,13 +93,14 @@ class Bout:
         spread = balance(self.examiner.answers.draw(0).routing, self.case.shape)
         results = [_Result(implementation) for implementation in implementations]
         for result in results:
+            free_unused(self.case.device)
             self._admit(result)
         self.examiner.answers.forget()
         if self.around.timed:
             self._dismiss(results)
             left_ns = max(budget_ns - (clock.now_ns() - start), LEAST_SHARE * budget_ns)
-            self._time(results, left_ns * (1 - ENERGY_SHARE if self.around.board else 1))
-            window_s = energy_window_s(self.around, left_ns, sum(1 for result in results if result.timing))
+            window_s = energy_window_s(self.around, left_ns, sum(1 for result in results if result.admission))
+            self._time(results, left_ns * (1 - ENERGY_SHARE if can_meter_energy(self.around, window_s) else 1))
             for result in results:
                 self._meter(result, window_s)
         bout = uuid.uuid4().hex[:8]
@@ -113,8 +121,9 @@ class Bout:
         return failure
 
     def _recover(self) -> None:
-        """Free what a failed call held, and see whether the device is still there."""
+        """Free what a failed call held, and see whether the device and torch's allocator are still of use."""
         gc.collect()
+        free_unused(self.case.device)
         self.around.clock.synchronise()
 
     def _admit(self, result: _Result) -> None:
@@ -210,8 +219,9 @@ class Bout:
         around = self.around
         if around.ceilings is None or around.measure_again is None:
             return False
-        around.note(HARNESS, "ceilings")
-        again = around.measure_again()
+        again = self._try(HARNESS, "ceilings", around.measure_again)
+        if isinstance(again, Failure):  # no room for it beside the contestants
+            return False
         around.ceilings = around.ceilings.raised_by(again)
         around.measuring_ns += again.seconds * 1e9
         return True

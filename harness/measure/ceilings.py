@@ -36,6 +36,8 @@ SAMPLES = 5
 LEAST_SAMPLE_NS = {"cpu": 50_000, "cuda": 1_000_000}
 MOST_REPEATS = 1000
 FAR_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
+LEAST_FAR = 2
+"""Below so many times the last-level cache, what is read comes from there."""
 SEED_ELEMENTS = 1 << 20
 ROW = 1024
 CACHE_PARTS = (3, 12, 48)
@@ -132,11 +134,21 @@ def measure_ceilings(device: str, dtypes: Sequence[str], *, seconds: float = 4.0
 
 
 def bench_for(device: str) -> Bench:
-    """Set up a device: far memory is 4 x the last-level cache, at least 256 MiB (CUDA: 1 GiB), if that much is free."""
+    """Set up a device: far memory is 4 x the last-level cache, at least 256 MiB (CUDA: 1 GiB), if that much is free.
+
+    Raises
+    ------
+    MemoryError
+        when less is free than it takes to read past the cache.
+    """
     kind = device.partition(":")[0]
     cache = cache_bytes(device)
+    if kind == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for itself does not count as free
     free_bytes = torch.cuda.mem_get_info(device)[0] if kind == "cuda" else psutil.virtual_memory().available
     far_bytes = min(max(4 * cache, FAR_BYTES[kind]), free_bytes // 4)
+    if far_bytes < max(LEAST_FAR * cache, ROW * 4):
+        raise MemoryError(f"{free_bytes >> 20} MiB free on {device}: too little to measure its memory, not its cache")
     return Bench(device, kind, clock_for(device), cache, far_bytes)
 
 

@@ -85,6 +85,8 @@ class CudaClock:
         *others, last = calls
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         stream = torch.cuda.current_stream(self._device)  # a bare record would take the current device's
+        for event in (begin, end):
+            event.record(stream)  # CUDA makes an event at its first use, which is no business of the time below
         self.synchronise()
         start = time.perf_counter_ns()
         begin.record(stream)

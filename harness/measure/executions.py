@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, cast
@@ -12,6 +14,8 @@ from harness.layer.contract import Routing
 from harness.layer.inputs import Inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from harness.cases.case import Case
@@ -85,21 +89,44 @@ class GraphedCompute:
             where the work waits for the host or has shapes that follow from data.
         """
         self._buffers = _clone(inputs)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
         with torch.cuda.stream(side):
-            for _ in range(CAPTURE_WARMUPS):
+            for _ in range(CAPTURE_WARMUPS - 1):
                 self._compute(self._buffers)
-        torch.cuda.current_stream().wait_stream(side)
+            with _never_waiting():
+                self._compute(self._buffers)
+        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with _as_capture_error(), torch.cuda.graph(graph):
                 self._y = self._compute(self._buffers)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise CaptureError(f"cannot be captured in a CUDA graph: {error}") from error
+        finally:
+            torch.cuda.set_stream(current)  # after a failed capture torch leaves its own stream current
         return graph
+
+
+@contextlib.contextmanager
+def _as_capture_error() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise CaptureError(f"cannot be captured in a CUDA graph: {error}") from error
+
+
+@contextlib.contextmanager
+def _never_waiting() -> Iterator[None]:
+    """Let torch refuse what waits for the device. A capture would fail on it too, and spoil torch's allocator."""
+    with _as_capture_error():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch calls the mode a prototype
+                torch.cuda.set_sync_debug_mode("error")
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def _clone(inputs: Inputs) -> Inputs:

@@ -55,3 +55,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in OUT_OF_MEMORY_WORDS)
+
+
+def free_unused(device: str) -> None:
+    """Give back what torch keeps for later: kernels' code, graphs and libraries need memory beside it.
+
+    Raises
+    ------
+    RuntimeError
+        when torch's allocator is beyond use, as a failed graph capture leaves it.
+    """
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()

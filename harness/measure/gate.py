@@ -108,12 +108,13 @@ class Examiner:
             note("second call")
             second = self._ask(contestant, desk, clock)
             agreement.checks += self._pass(contestant, 1, desk, second.outputs).checks
-        call_ns = first.wall_ns
+        call_ns = min(first.wall_ns, second.wall_ns)  # the first one may have compiled
+        del second  # its gradients are as large as the weights
         if call_ns < SLOW_NS:
             note("repeated call")
             again = self._ask(contestant, overwrite(desk, self.answers.draw(0)), clock)
             agreement.deterministic = all(torch.equal(y, again.outputs[name]) for name, y in first.outputs.items())
-            call_ns = min(call_ns, again.wall_ns)
+            call_ns = min(first.wall_ns, again.wall_ns)  # poison takes its time
         return Admission(contestant, agreement, prepare_ns, first.wall_ns, call_ns, contestant.configuration())
 
     def check_timed(self, contestant: Contestant, draw: int, y: Tensor) -> Agreement:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.measure.meters.energy import measure_energy
+from harness.measure.meters.energy import SHORTEST_WINDOW_S, measure_energy
 from harness.measure.meters.memory import measure_memory
+from harness.records.record import Energy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from harness.layer.inputs import Inputs
     from harness.measure.contestant import Contestant
     from harness.measure.surroundings import Surroundings
-    from harness.records.record import Energy, Memory
+    from harness.records.record import Memory
 
 MEMORY_CALLS = 3
 """How often ``measure_memory`` makes a call on the CPU."""
@@ -47,6 +48,12 @@ def meter_memory(contestant: Contestant, inputs: Inputs, around: Surroundings) -
 
 def meter_energy(call: Callable[[], object], around: Surroundings, estimate_s: float, window_s: float) -> Energy:
     """Energy of a window of calls on the same inputs; or why there is none."""
+    if around.board is not None and not can_meter_energy(around, window_s):
+        reason = (
+            f"the budget leaves a window of {window_s:.2g} s, and the counter needs {SHORTEST_WINDOW_S:g} s;"
+            " give a larger --budget, or fewer cases or implementations"
+        )
+        return Energy(status="unavailable", reason=reason)
     start = around.clock.now_ns()
     energy = measure_energy(
         call,
@@ -65,3 +72,8 @@ def energy_window_s(around: Surroundings, budget_ns: float, contestants: int) ->
     """Seconds each contestant's window may take: what is asked for, or what the budget has room for."""
     room_s = ENERGY_SHARE * budget_ns / 1e9 / (2 * max(1, contestants))
     return min(around.energy_window_s, room_s)
+
+
+def can_meter_energy(around: Surroundings, window_s: float) -> bool:
+    """Whether there is a counter, and a window long enough for it; if not, the rounds get the time."""
+    return around.board is not None and window_s >= SHORTEST_WINDOW_S

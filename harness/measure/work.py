@@ -77,12 +77,13 @@ def work_of(case: Case, traversed: Traversed, ceilings: Ceilings | None, datashe
     bytes_moved = min_bytes(case, traversed.distinct_experts)
     work = Work(distinct_experts=traversed.distinct_experts, useful_flops=flops, min_bytes=bytes_moved)
     gemm = ceilings.gemm_flops_per_second.get(case.dtype) if ceilings else None
+    hot = traversed.cache == "hot"
     if ceilings and gemm:
-        hot = traversed.cache == "hot"
         bandwidth = ceilings.cached_read_bytes_per_second if hot else ceilings.read_bytes_per_second
         measured = floor(flops, bytes_moved, gemm, max(bandwidth, ceilings.read_bytes_per_second))
         work.floor_ns, work.bound = measured.time_ns, measured.bound
     peak = datasheet.flops_per_second(case.dtype) if datasheet else None
     if datasheet and peak:
-        work.floor_datasheet_ns = floor(flops, bytes_moved, peak, datasheet.bytes_per_second).time_ns
+        from_memory = 0.0 if hot else bytes_moved  # no datasheet tells a cache's bandwidth
+        work.floor_datasheet_ns = floor(flops, from_memory, peak, datasheet.bytes_per_second).time_ns
     return work

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,8 @@ from harness.report import execution_tables, headline, tables
 from harness.report.escape import Markdown, code, escape, fenced
 from harness.report.executions import Contrast, contrasts
 from harness.report.frame import frame, rows_of
+from harness.report.gallery import Gallery
 from harness.report.groups import Group, groups
-from harness.report.labels import slug
 from harness.report.machines import ceilings_table, machines_table
 from harness.report.method import method_table
 from harness.report.plots import PLOTS, executions, sweep
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pandas as pd
-    from matplotlib.figure import Figure
 
     from harness.records.store import Run
 
@@ -60,34 +58,30 @@ class Section:
     notes: tuple[str, ...] = ()
 
 
-def write_report(runs: Sequence[Run], out: Path) -> Path:
+def write_report(runs: Sequence[Run], out: Path, also: str = "") -> Path:
     """Write ``out/report.md`` and its pictures, and return the path of the page.
 
-    Pictures of an earlier report in ``out`` that this one does not have any more are taken away.
+    Pictures are PNG; ``also`` is ``pdf`` or ``svg``, for the same in that format beside them. Those of an earlier
+    report in ``out`` that this one does not have any more are taken away.
 
     Raises
     ------
     ValueError
-        without runs.
+        without runs, or for another format.
     """
     if not runs:
         raise ValueError("runs = []: at least one run")
+    gallery = Gallery(out, also)
     out.mkdir(parents=True, exist_ok=True)
     page = out / "report.md"
-    earlier = _pictures(page.read_text(encoding="utf-8", errors="replace")) if page.exists() else set()
-    text = _page(runs, out)
+    earlier = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
+    text = _page(runs, gallery)
     page.write_text(text, encoding="utf-8", errors="replace")
-    for file in earlier - _pictures(text):
-        (out / file).unlink(missing_ok=True)
+    gallery.take_down(earlier, text)
     return page
 
 
-def _pictures(text: str) -> set[str]:
-    """Return the files that a page shows, as far as their names can be ours."""
-    return set(re.findall(r"^!\[[^\]]+\]\(([a-z0-9-]+\.png)\)$", text, flags=re.MULTILINE))
-
-
-def _page(runs: Sequence[Run], out: Path) -> str:
+def _page(runs: Sequence[Run], gallery: Gallery) -> str:
     table = frame(runs)
     found = groups(table, look_up(table))
     maps, sets = sweeps(found), contrasts(found)
@@ -98,9 +92,9 @@ def _page(runs: Sequence[Run], out: Path) -> str:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     with in_style():
-        sections = [_section(n, group, len(runs), out, mapped) for n, group in enumerate(found, start=1)]
-        over = [_sweep(n, each, out) for n, each in enumerate(maps, start=1)]
-        beside = [_contrast(n, each, len(runs), out) for n, each in enumerate(sets, start=1)]
+        sections = [_section(n, group, len(runs), gallery, mapped) for n, group in enumerate(found, start=1)]
+        over = [_sweep(n, each, gallery) for n, each in enumerate(maps, start=1)]
+        beside = [_contrast(n, each, len(runs), gallery) for n, each in enumerate(sets, start=1)]
     return templates.get_template("report.md.j2").render(
         names=", ".join(dict.fromkeys(escape(run.info.name) for run in runs if run.info.name)),
         machine_count=len(runs),
@@ -128,7 +122,7 @@ def _headline(group: Group) -> dict[str, object]:
     return {"label": f"**{escape(group.label)}**", "sentences": sentences}
 
 
-def _section(number: int, group: Group, runs: int, out: Path, mapped: set[Group]) -> Section:
+def _section(number: int, group: Group, runs: int, gallery: Gallery, mapped: set[Group]) -> Section:
     axis = tables.Axis.of(group, runs)
     notes: list[str] = [*tables.absences(group)]
     pictures = []
@@ -142,7 +136,7 @@ def _section(number: int, group: Group, runs: int, out: Path, mapped: set[Group]
             if isinstance(drawn, str):
                 notes.append(escape(drawn))
             else:
-                file = _save(drawn, out, f"{number:02d}-{_short(group)}-{plot.name}")
+                file = gallery.hang(drawn, f"{number:02d}-{_short(group)}-{plot.name}")
                 pictures.append(Picture(plot.question, file, plot.reading))
     return Section(
         label=escape(group.label),
@@ -154,21 +148,22 @@ def _section(number: int, group: Group, runs: int, out: Path, mapped: set[Group]
     )
 
 
-def _sweep(number: int, each: Sweep, out: Path) -> Section:
+def _sweep(number: int, each: Sweep, gallery: Gallery) -> Section:
     pictures = []
     for place, run in enumerate(each.runs, start=1):
-        file = _save(sweep.draw(each, run), out, f"sweep-{number:02d}-{place}")
+        file = gallery.hang(sweep.draw(each, run), f"sweep-{number:02d}-{place}")
         pictures.append(Picture(sweep.QUESTION, file, sweep.READING))
     return Section(label=escape(f"Experts and top-k at {each.label}"), pictures=pictures)
 
 
-def _contrast(number: int, each: Contrast, runs: int, out: Path) -> Section:
+def _contrast(number: int, each: Contrast, runs: int, gallery: Gallery) -> Section:
     drawn = executions.draw(each)
     pictures, notes = [], []
     if isinstance(drawn, str):
         notes.append(escape(drawn))
     else:
-        pictures.append(Picture(executions.QUESTION, _save(drawn, out, f"executions-{number:02d}"), executions.READING))
+        file = gallery.hang(drawn, f"executions-{number:02d}")
+        pictures.append(Picture(executions.QUESTION, file, executions.READING))
     return Section(
         label=escape(each.label),
         description=execution_tables.in_words(each),
@@ -183,12 +178,6 @@ def _short(group: Group) -> str:
     """Name a group's files; the number before it tells them apart."""
     shape = group.case.shape
     return f"{shape.name or f'E{shape.experts}-k{shape.top_k}'}-{group.case.pass_}"
-
-
-def _save(figure: Figure, out: Path, name: str) -> str:
-    file = f"{slug(name)}.png"
-    figure.savefig(out / file)
-    return file
 
 
 def _logs(table: pd.DataFrame) -> Iterator[dict[str, str]]:

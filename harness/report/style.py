@@ -45,6 +45,8 @@ WIDTH_INCHES = 9.0
 STYLE: dict[str, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
+    "pdf.fonttype": 42,  # journals refuse the Type 3 fonts that are the default
+    "svg.hashsalt": "moebench",  # equal pictures are equal files
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.titlesize": 10,

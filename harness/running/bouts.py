@@ -13,7 +13,7 @@ from harness.cases.datasheet import datasheet_for
 from harness.cases.replay import ReplayError
 from harness.records.record import Record, storable
 from harness.running import discovery, jobs
-from harness.running.pacing import bout_weights
+from harness.running.pacing import LEAST_SHARE, bout_weights
 from harness.running.registry import registered
 from harness.running.workbench import SETUP_IMPL, take_device
 
@@ -39,6 +39,7 @@ def bouts(bench: Workbench, job: BoutsJob, broken: dict[str, str]) -> None:
     greet(bench, job.planned)
     bench.answer(jobs.ReadyOutcome(broken))
     left_s, weights_of = job.budget_s, bout_weights(job.planned, job.ceilings)
+    fair_s = job.budget_s / sum(weights_of) if job.planned else 0.0
     for number, planned in enumerate(job.planned):
         start = begun = time.perf_counter()
         bench.note(planned.case.case_id, SETUP_IMPL, jobs.WEIGHTS_STAGE)
@@ -47,7 +48,8 @@ def bouts(bench: Workbench, job: BoutsJob, broken: dict[str, str]) -> None:
             begun = time.perf_counter()
             left_s -= begun - start  # building the layer is at every bout's cost, not at the first one's
             share_s = left_s * weights_of[number] / sum(weights_of[number:])
-            outcome = _bout(bench, job, planned, weights, max(0.0, share_s))
+            least_s = LEAST_SHARE * fair_s * weights_of[number]
+            outcome = _bout(bench, job, planned, weights, max(least_s, share_s))
         except Exception as error:
             if not (is_out_of_memory(error) or isinstance(error, ReplayError)):
                 raise

@@ -107,7 +107,7 @@ def grouped_mm_refuses(device: str) -> str:
         x = torch.ones(16, 16, dtype=torch.bfloat16, device=device)
         weights = torch.ones(2, 16, 16, dtype=torch.bfloat16, device=device)
         product(x, weights, offs=torch.tensor([8, 16], dtype=torch.int32, device=device)).sum().item()
-    except (RuntimeError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ""
 

@@ -18,6 +18,8 @@ EACH_S = 0.35
 """What every implementation in it deserves: the gate, warm-up, memory, and enough short samples."""
 CALLS = 30
 """Calls of each implementation at the floor's speed that a bout is given room for. Few get near it."""
+LEAST_SHARE = 0.25
+"""Of what is a bout's by its weight: so much it gets whatever those before it took, compiling for instance."""
 
 
 def bout_weights(planned: Sequence[PlannedCase], ceilings: Mapping[str, Ceilings]) -> list[float]:

@@ -17,7 +17,7 @@ import msgspec
 from harness.records.record import ImplInfo, Record
 from harness.running import jobs
 from harness.running.child import KILLS_FORGIVEN, Child, Limits
-from harness.running.pacing import bout_weights
+from harness.running.pacing import LEAST_SHARE, bout_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,10 +79,11 @@ class Runner:
         ``planned`` names the implementations of each case that have no record yet. Cases that share a layer share a
         worker, one layer after another. Time lost to an implementation that died is not taken from the others.
         """
-        left = sum(bout_weights(planned, self.course.ceilings))
+        left = whole = sum(bout_weights(planned, self.course.ceilings))
         for chunk in chunks(planned, one_worker=self.course.one_worker):
             weight = sum(bout_weights(chunk, self.course.ceilings))
-            self._run_chunk(chunk, max(0.0, budget_s - self._spent_s) * weight / left)
+            least_s = LEAST_SHARE * budget_s * weight / whole
+            self._run_chunk(chunk, max(least_s, (budget_s - self._spent_s) * weight / left))
             left -= weight
 
     def _run_chunk(self, chunk: list[PlannedCase], budget_s: float) -> None:

@@ -64,6 +64,16 @@ class Workbench:
         return record
 
 
+def start_torch() -> None:
+    """Import torch before anybody's module does and is charged for it, and have float32 products in full precision.
+
+    Some container images turn TF32 on by an environment variable; float32 is judged as float32.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+
+
 def take_device(case: Case) -> None:
     """Make a case's GPU the current one: Triton and side streams take that."""
     if case.device.startswith("cuda"):

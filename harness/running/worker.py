@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.running import bouts, discovery, errands, jobs
-from harness.running.workbench import SETUP_IMPL, Workbench
+from harness.running.workbench import SETUP_IMPL, Workbench, start_torch
 
 if TYPE_CHECKING:
     from harness.running.jobs import Job
@@ -31,6 +31,8 @@ def do(bench: Workbench, job: Job) -> None:
         else:
             errands.look(bench, job)
     else:
+        bench.note("", SETUP_IMPL, "importing torch")
+        start_torch()
         files = job.files if isinstance(job, jobs.ProbeJob | jobs.BoutsJob) else ()
         broken = discovery.load_all(lambda module: bench.note("", module, "import"), job.skip, files)
         bench.note("", SETUP_IMPL, "setup")

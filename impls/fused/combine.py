@@ -10,7 +10,9 @@ from torch import Tensor
 from impls.fused.configuration import LAUNCH
 from impls.fused.dot import narrow
 
-BLOCK_SLOTS, BLOCK_COLUMNS = 16, 512
+BLOCK_SLOTS, BLOCK_COLUMNS = (2, 16), 512
+"""Slots of a token that are read at once. Few sizes, since each is compiled, and under expert choice K changes from
+call to call; what is masked costs instructions and no bandwidth."""
 
 
 def combine(rows: Tensor, places: Tensor, weights: Tensor | None, dtype: torch.dtype, dropped: int = -1) -> Tensor:
@@ -34,7 +36,7 @@ def combine(rows: Tensor, places: Tensor, weights: Tensor | None, dtype: torch.d
             WIDTH=columns,
             IN_PLACE=dropped >= 0,
             HAS_WEIGHTS=weights is not None,
-            BLOCK_SLOTS=min(BLOCK_SLOTS, triton.next_power_of_2(top_k)),
+            BLOCK_SLOTS=BLOCK_SLOTS[top_k > BLOCK_SLOTS[0]],
             BLOCK_COLUMNS=block,
             **LAUNCH,
         )

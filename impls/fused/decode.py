@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from impls.fused.combine import combine
+from impls.fused.configuration import LEAST_BLOCK
 from impls.fused.dot import narrow
 from impls.fused.projection import activate, project
 
@@ -32,7 +33,7 @@ def decode(x: Tensor, routing: Routing, layer: Layer, configuration: Configurati
     shape, ids = layer.shape, routing.expert_ids
     hidden = torch.empty((*ids.shape, shape.expert_hidden), dtype=x.dtype, device=x.device)
     out = torch.empty((*ids.shape, shape.hidden), dtype=torch.float32, device=x.device)
-    _project(x, layer.proj_in, layer.proj_in_bias, ids, hidden, shape.activation, configuration.first)
+    _project(x.contiguous(), layer.proj_in, layer.proj_in_bias, ids, hidden, shape.activation, configuration.first)
     _project(hidden, layer.down, layer.down_bias, ids, out, "none", configuration.second)
     return combine(out.flatten(0, 1), ids, routing.weights, x.dtype, dropped=shape.experts)
 
@@ -47,13 +48,12 @@ def _project(
     by_expert = experts <= tokens * top_k
     decode_kernel[(triton.cdiv(columns, tiles.block_n), experts if by_expert else tokens * top_k)](
         rows,
-        weight,
+        weight.contiguous(),
         bias,
         ids,
         out,
         tokens,
         top_k,
-        rows.stride(0),
         experts,
         LENGTH=length,
         WIDTH=columns,
@@ -61,7 +61,7 @@ def _project(
         ACTIVATION=activation,
         BY_SLOT=rows.ndim == 3,
         BY_EXPERT=by_expert,
-        BLOCK_SLOTS=triton.next_power_of_2(top_k),
+        BLOCK_SLOTS=max(LEAST_BLOCK, triton.next_power_of_2(top_k)),  # expert choice's K changes: compile once
         **tiles.launch(),
     )
 
@@ -75,7 +75,6 @@ def decode_kernel(
     out,
     tokens,
     top_k,
-    row_stride,
     experts,
     LENGTH: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -109,9 +108,9 @@ def decode_kernel(
     if BY_EXPERT and tl.max(slot) < 0:
         return
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    row = tl.maximum(slot, 0) * LENGTH if BY_SLOT else tl.arange(0, BLOCK_M) * row_stride
+    row = tl.maximum(slot, 0) if BY_SLOT else tl.arange(0, BLOCK_M)
     gate, up = project(
-        rows + row,
+        rows + row * LENGTH,
         chosen,
         weight,
         bias,

@@ -53,7 +53,6 @@ class FusedForward:
             return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
         configuration = self._configuration(x, "forward")
         routing = Routing(routing.expert_ids.contiguous(), routing.weights.contiguous())
-        x = x if x.stride(1) == 1 else x.contiguous()
         compute = decode if configuration.regime == "decode" else prefill
         with _on_device(x):
             return compute(x, routing, self.layer, configuration)

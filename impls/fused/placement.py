@@ -22,19 +22,20 @@ if TYPE_CHECKING:
 FEW_SLOTS = 8192
 """Up to so many slots one launch is quicker than three."""
 BLOCK = 2048
-CHUNK = 512
+CHUNK = 128
+"""Short, since a program goes through its chunk step by step, while chunks go side by side."""
 ONE_HOT = 4096
 """Elements of the matrix (slots, experts) that a program counts with at once."""
-SCAN_EXPERTS, SCAN_CHUNKS = 16, 64
+SCAN_EXPERTS, SCAN_CHUNKS = 16, 128
 
 
 class Placement(NamedTuple):
     """Which slot sits in which row, for N = T * K slots.
 
-    ``slots`` (N,) are the slots in the order of their experts, earlier slots first, dropped ones last. ``starts``
-    (E + 1,) says where each expert's rows start; the last is the number of rows kept. ``rows`` (T, K) is each slot's
-    row, -1 for a dropped one. Row tile m belongs to expert ``tile_experts[m]`` (-1: to none) and starts at row
-    ``tile_rows[m]``; it ends with its expert's rows. All int32.
+    ``slots`` (N,) are the slots in the order of their experts, earlier slots first; what stands behind the last row
+    kept means nothing. ``starts`` (E + 1,) says where each expert's rows start; the last is the number of rows kept.
+    ``rows`` (T, K) is each slot's row, -1 for a dropped one. Row tile m belongs to expert ``tile_experts[m]`` (-1: to
+    none) and starts at row ``tile_rows[m]``; it ends with its expert's rows. All int32.
     """
 
     slots: Tensor
@@ -74,11 +75,11 @@ def row_tiles(slots: int, experts: int, block_m: int) -> int:
 def _place_many(ids: Tensor, made: Placement, experts: int, block_m: int) -> None:
     count, tiles = ids.numel(), len(made.tile_experts)
     chunks = triton.cdiv(count, CHUNK)
-    columns = triton.next_power_of_2(experts + 1)
+    columns = triton.next_power_of_2(experts)
     sizes = {"CHUNK": CHUNK, "SUB": max(1, min(CHUNK, ONE_HOT // columns)), "COLUMNS": columns}
-    before, totals = _int32(ids, chunks, experts + 1), _int32(ids, experts + 1)
+    before, totals = _int32(ids, chunks, experts), _int32(ids, experts)
     count_kernel[(chunks,)](ids, before, count, experts, **sizes, **LAUNCH)
-    scan_kernel[(triton.cdiv(experts + 1, SCAN_EXPERTS),)](
+    scan_kernel[(triton.cdiv(experts, SCAN_EXPERTS),)](
         before, totals, chunks, experts, BLOCK_CHUNKS=SCAN_CHUNKS, BLOCK_EXPERTS=SCAN_EXPERTS, **LAUNCH
     )
     place_many_kernel[(chunks,)](ids, before, totals, *made, count, experts, tiles, BLOCK_M=block_m, **sizes, **LAUNCH)
@@ -92,7 +93,7 @@ def _int32(like: Tensor, *size: int) -> Tensor:
 def place_few_kernel(
     ids, slots, starts, rows, tile_experts, tile_rows, count, experts, tiles, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Program e places the slots of expert e and writes its part of the tile map; program E those that were dropped."""
+    """Program e places the slots of expert e and writes its part of the tile map; program E those dropped."""
     expert = tl.program_id(0)
     lower = tl.zeros((BLOCK,), tl.int32)
     mine = tl.zeros((BLOCK,), tl.int32)
@@ -123,37 +124,38 @@ def place_few_kernel(
 
 
 @triton.jit
-def one_hot(ids, slot, end, COLUMNS: tl.constexpr):
-    """Matrix (slots, COLUMNS) int32: 1 where a slot has a column's id; nothing for slots from ``end`` on."""
-    known = tl.load(ids + slot, mask=slot < end, other=-1)
-    return (known[:, None] == tl.arange(0, COLUMNS)[None, :]).to(tl.int32)
+def one_hot(known, experts, COLUMNS: tl.constexpr):
+    """Matrix (slots, COLUMNS) int32: 1 where a slot's id is a column's expert; nothing for a dropped slot."""
+    column = tl.arange(0, COLUMNS)
+    return ((known[:, None] == column[None, :]) & (column < experts)[None, :]).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["count", "experts"])
 def count_kernel(ids, before, count, experts, CHUNK: tl.constexpr, SUB: tl.constexpr, COLUMNS: tl.constexpr):
-    """Program c counts the slots of chunk c by id: ``before`` (chunks, E + 1)."""
+    """Program c counts the slots of chunk c by expert: ``before`` (chunks, E)."""
     chunk = tl.program_id(0)
     column = tl.arange(0, COLUMNS)
     counts = tl.zeros((COLUMNS,), tl.int32)
     for begin in range(0, CHUNK, SUB):
         slot = chunk * CHUNK + begin + tl.arange(0, SUB)
-        counts += tl.sum(one_hot(ids, slot, count, COLUMNS), 0)
-    tl.store(before + chunk * (experts + 1) + column, counts, mask=column <= experts)
+        known = tl.load(ids + slot, mask=slot < count, other=experts)
+        counts += tl.sum(one_hot(known, experts, COLUMNS), 0)
+    tl.store(before + chunk * experts + column, counts, mask=column < experts)
 
 
 @triton.jit(do_not_specialize=["chunks", "experts"])
 def scan_kernel(before, totals, chunks, experts, BLOCK_CHUNKS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
-    """Turn each chunk's counts into the counts of all chunks before it, in place; ``totals`` (E + 1,) of all chunks."""
+    """Turn each chunk's counts into the counts of all chunks before it, in place; ``totals`` (E,) of all chunks."""
     column = tl.program_id(0) * BLOCK_EXPERTS + tl.arange(0, BLOCK_EXPERTS)
     running = tl.zeros((BLOCK_EXPERTS,), tl.int32)
     for begin in range(0, chunks, BLOCK_CHUNKS):
         chunk = begin + tl.arange(0, BLOCK_CHUNKS)
-        inside = (chunk < chunks)[:, None] & (column <= experts)[None, :]
-        pointers = before + chunk[:, None] * (experts + 1) + column[None, :]
+        inside = (chunk < chunks)[:, None] & (column < experts)[None, :]
+        pointers = before + chunk[:, None] * experts + column[None, :]
         counts = tl.load(pointers, mask=inside, other=0)
         tl.store(pointers, running[None, :] + tl.cumsum(counts, 0) - counts, mask=inside)
         running += tl.sum(counts, 0)
-    tl.store(totals + column, running, mask=column <= experts)
+    tl.store(totals + column, running, mask=column < experts)
 
 
 @triton.jit(do_not_specialize=["count", "experts", "tiles"])
@@ -177,27 +179,29 @@ def place_many_kernel(
     """Program c places the slots of chunk c and writes an equal share of the tile map."""
     chunk = tl.program_id(0)
     column = tl.arange(0, COLUMNS)
-    total = tl.load(totals + column, mask=column <= experts, other=0)
+    total = tl.load(totals + column, mask=column < experts, other=0)
     start = tl.cumsum(total, 0) - total
     if chunk == 0:
-        tl.store(starts + column, start, mask=column <= experts)
-    row = start + tl.load(before + chunk * (experts + 1) + column, mask=column <= experts, other=0)
+        tl.store(starts + column, start, mask=column < experts)
+        tl.store(starts + experts, tl.sum(total, 0))
+    row = start + tl.load(before + chunk * experts + column, mask=column < experts, other=0)
     for begin in range(0, CHUNK, SUB):
         slot = chunk * CHUNK + begin + tl.arange(0, SUB)
-        chosen = one_hot(ids, slot, count, COLUMNS)
+        known = tl.load(ids + slot, mask=slot < count, other=experts)
+        kept = known < experts
+        chosen = one_hot(known, experts, COLUMNS)
         place = tl.sum(chosen * (row[None, :] + tl.cumsum(chosen, 0) - 1), 1)
-        kept = tl.sum(tl.where((column < experts)[None, :], chosen, 0), 1) > 0
-        tl.store(slots + place, slot, mask=slot < count)
+        tl.store(slots + place, slot, mask=kept)
         tl.store(rows + slot, tl.where(kept, place, -1), mask=slot < count)
         row += tl.sum(chosen, 0)
     share = tl.cdiv(tiles, tl.num_programs(0))
-    first = tl.where(column <= experts, start // BLOCK_M + column, tiles)
+    first = tl.where(column < experts, start // BLOCK_M + column, tiles)
     for begin in range(chunk * share, min(chunk * share + share, tiles), SUB):
         tile = begin + tl.arange(0, SUB)
         expert = tl.sum((first[None, :] <= tile[:, None]).to(tl.int32), 1) - 1
         mine = expert[:, None] == column[None, :]
         number = tile - tl.sum(tl.where(mine, first[None, :], 0), 1)
-        used = (expert < experts) & (number < tl.cdiv(tl.sum(tl.where(mine, total[None, :], 0), 1), BLOCK_M))
+        used = number < tl.cdiv(tl.sum(tl.where(mine, total[None, :], 0), 1), BLOCK_M)
         begins = tl.sum(tl.where(mine, start[None, :], 0), 1) + number * BLOCK_M
         inside = tile < min(chunk * share + share, tiles)
         tl.store(tile_experts + tile, tl.where(used, expert, -1), mask=inside)

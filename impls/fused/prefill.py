@@ -63,7 +63,7 @@ def project_in(
     count = placement.rows.numel()
     hidden = torch.empty((count, columns), dtype=x.dtype, device=x.device)
     z = torch.empty((count, height), dtype=x.dtype, device=x.device) if keep_z else None
-    _launch(x, weight, bias, placement, hidden, z, activation, tiles, gather=True)
+    _launch(x.contiguous(), weight, bias, placement, hidden, z, activation, tiles, gather=True)
     return hidden, z
 
 
@@ -92,7 +92,7 @@ def _launch(
     grid = (len(placement.tile_experts) * triton.cdiv(columns, tiles.block_n),)
     prefill_kernel[grid](
         rows,
-        weight,
+        weight.contiguous(),
         bias,
         placement.slots,
         placement.starts,
@@ -100,7 +100,6 @@ def _launch(
         placement.tile_rows,
         out,
         z,
-        rows.stride(0),
         placement.rows.shape[1],
         LENGTH=weight.shape[2],
         WIDTH=columns,
@@ -123,7 +122,6 @@ def prefill_kernel(
     tile_rows,
     out,
     z,
-    row_stride,
     top_k,
     LENGTH: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -149,7 +147,7 @@ def prefill_kernel(
         source = tl.load(slots + source) // top_k
     columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     gate, up = project(
-        rows + source.to(tl.int64) * row_stride,
+        rows + source.to(tl.int64) * LENGTH,
         row < end,
         weight,
         bias,

@@ -9,6 +9,8 @@ import pytest
 from harness.cases.presets import presets
 from harness.cases.shipped import find_suite, shipped_suites
 from harness.cases.suite import check_memory, load_suite
+from harness.measure.metering import ENERGY_SHARE
+from harness.measure.meters.energy import SHORTEST_WINDOW_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,12 +35,12 @@ def test_a_shipped_suite_is_sound(name: str) -> None:
 
 
 def test_what_is_shipped() -> None:
-    asked = {"decode", "prefill", "skew", "models", "topk-experts", "training", "peers"}
+    asked = {"decode", "prefill", "skew", "models", "topk-experts", "training", "peers", "energy"}
     assert {"tiny", "quick", "reference", *asked} <= set(shipped_suites())
 
 
 def test_suites_ask_a_question_in_one_line() -> None:
-    ours = {"decode", "prefill", "skew", "models", "topk-experts", "training", "peers", "quick"}
+    ours = {"decode", "prefill", "skew", "models", "topk-experts", "training", "peers", "quick", "energy"}
     for name, path in shipped_suites().items():
         description = load_suite(path).description
         assert len(description) <= 120
@@ -71,6 +73,15 @@ def test_quick_fits_a_laptop() -> None:
         assert copies < GIB or "transformers.batched_mm" not in (one.implementations or PEERS)
     assert {p.case.shape.router.kind for p in planned} >= {"softmax", "sigmoid", "switch", "mixture", "expert_choice"}
     assert {p.case.pass_ for p in planned} == {"forward", "training"}
+
+
+def test_energy_has_room_for_windows_that_its_counter_can_read() -> None:
+    suite = load_suite(find_suite("energy"))
+    planned = suite.cases("cuda:0")
+    assert suite.budget_s is not None
+    least = min(suite.budget_s / len(planned) / len(one.implementations or PEERS) for one in planned)
+    assert least * ENERGY_SHARE / 2 > 3 * SHORTEST_WINDOW_S
+    check_memory(planned, {"cuda:0": 24 * GIB})
 
 
 def test_reference_fits_one_gpu() -> None:

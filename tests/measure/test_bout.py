@@ -351,6 +351,16 @@ def test_before_a_ceiling_condemns_it_is_measured_again(kit: Any, second: float,
     assert around.measuring_ns > 2 * S
 
 
+def test_where_ceilings_cannot_be_measured_again_the_first_ones_hold(kit: Any) -> None:
+    def measure_again() -> Ceilings:
+        raise MemoryError("too little to measure its memory")
+
+    around = kit.around(ceilings=ceilings(1e3), measure_again=measure_again)
+    (record,) = kit.bout([kit.implementation(kit.costing(MS))], around=around, budget_ns=0.1 * S).values()
+    assert record.status == "impossible"
+    assert around.ceilings.read_bytes_per_second == 1e3
+
+
 def test_nobody_measures_again_what_nobody_beats(kit: Any) -> None:
     around = kit.around(ceilings=ceilings(1e15), measure_again=lambda: pytest.fail("no reason to"))
     (record,) = kit.bout([kit.implementation(kit.costing(MS))], around=around, budget_ns=0.1 * S).values()
@@ -402,6 +412,37 @@ def test_an_oracle_that_cannot_be_computed_is_nobodys_fault(kit: Any, monkeypatc
     (record,) = kit.bout([kit.implementation()]).values()
     assert record.status == "oom"
     assert record.reason.startswith("computing the float64 oracle failed: OutOfMemoryError: CUDA out of memory; lower")
+
+
+def fails_when_called(_layer: Layer) -> Forward:
+    def forward(_x: Tensor, _routing: Routing) -> Tensor:
+        raise RuntimeError("not today")
+
+    return forward
+
+
+def test_torch_gives_back_what_nobody_holds_before_each_contestant_and_after_a_failure(
+    kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("harness.measure.bout.free_unused", lambda device: asked.append((device, kit.notes[-1:])))
+    kit.bout([kit.implementation(kit.costing(MS), "a"), kit.implementation(fails_when_called, "b")], budget_ns=0.1 * S)
+    assert {device for device, _ in asked} == {"cpu"}
+    assert [note for _, note in asked] == [[(HARNESS, "inputs")], [("a", "repeated call")], [("b", "first call")]]
+
+
+def test_an_allocator_beyond_use_ends_the_worker(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a failed graph capture leaves it: every later figure would be wrong."""
+
+    def broken(device: str) -> None:
+        if kit.notes[-1] == ("a", "first call"):
+            raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    monkeypatch.setattr("harness.measure.bout.free_unused", broken)
+    with pytest.raises(RuntimeError, match="captures_underway"):
+        kit.bout(
+            [kit.implementation(fails_when_called, "a"), kit.implementation(kit.costing(MS), "b")], budget_ns=0.1 * S
+        )
 
 
 def test_a_device_that_was_lost_ends_the_worker(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:

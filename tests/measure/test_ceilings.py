@@ -104,9 +104,16 @@ def test_far_memory_is_four_caches_at_least(monkeypatch: pytest.MonkeyPatch, cac
 
 
 def test_far_memory_is_never_more_than_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "cache_bytes", lambda _device: 1 << 30)
+    monkeypatch.setattr(ceilings, "cache_bytes", lambda _device: 1 << 16)
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1 << 20}))
     assert bench_for("cpu").far_bytes == 1 << 18
+
+
+def test_what_would_be_read_from_the_cache_is_not_called_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "cache_bytes", lambda _device: 1 << 30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1 << 30}))
+    with pytest.raises(MemoryError, match="1024 MiB free on cpu: too little"):
+        bench_for("cpu")
 
 
 def test_ceilings_of_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,8 @@ def test_the_cuda_clock_runs_from_idle_to_idle_on_its_own_device(log: list[Any])
 
     sample = CudaClock("cuda:1").time([call, call])
     assert log == [
+        ("record", "stream of cuda:1"),  # both events come into being outside the time
+        ("record", "stream of cuda:1"),
         ("synchronise", "cuda:1"),
         "host clock",
         ("record", "stream of cuda:1"),

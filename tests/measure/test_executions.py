@@ -134,6 +134,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "Stream": FakeStream,
         "current_stream": FakeStream,
         "stream": context,
+        "set_stream": lambda _stream: done.append("own stream"),
+        "set_sync_debug_mode": done.append,
         "device": context,
         "graph": graph,
     }.items():
@@ -157,7 +159,8 @@ class TestGraphed:
         first, second = make_inputs(case, weights, 0), make_inputs(case, weights, 1)
         with pytest.raises(TypeError):  # nobody has told the stand-in what a replay does
             graphed(first)
-        assert cuda == ["compute"] * 3 + ["capture", "compute", "captured"]
+        rehearsed = ["compute", "compute", "error", "compute", "default"]
+        assert cuda == [*rehearsed, "capture", "compute", "captured", "own stream"]
         graph: Any = graphed._graph
         assert isinstance(graph, FakeGraph)
         graph.run = lambda: graphed._y.copy_(compute(graphed._buffers))
@@ -191,6 +194,18 @@ class TestGraphed:
         inputs = make_inputs(kit.case(), make_weights(kit.case()), 0)
         with pytest.raises(CaptureError, match="cannot be captured in a CUDA graph: CUDA error: operation not"):
             GraphedCompute(compute)(inputs)
+        assert cuda[-1] == "own stream"  # torch leaves its own behind
+
+    def test_what_waits_is_found_out_before_a_capture_could_fail_on_it(self, kit: Any, cuda: list[str]) -> None:
+        def compute(inputs: Inputs) -> Tensor:
+            if cuda and cuda[-1] == "error":
+                raise RuntimeError("called a synchronizing CUDA operation")
+            return inputs.x
+
+        inputs = make_inputs(kit.case(), make_weights(kit.case()), 0)
+        with pytest.raises(CaptureError, match="cannot be captured in a CUDA graph: called a synchronizing"):
+            GraphedCompute(compute)(inputs)
+        assert cuda == ["error", "default"]
 
     @pytest.mark.parametrize("error", [RuntimeError("wrong anyway"), torch.OutOfMemoryError("out of memory")])
     def test_what_fails_anyway_fails_as_it_is(self, kit: Any, cuda: list[str], error: Exception) -> None:

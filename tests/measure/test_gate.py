@@ -29,6 +29,12 @@ def test_prepare_and_the_first_call_are_timed_and_nothing_else(kit: Any) -> None
     assert admission.agreement.checks == 2
 
 
+def test_a_first_call_that_compiles_is_not_taken_for_a_slow_one(kit: Any) -> None:
+    admission = kit.admit(kit.costing(lambda n: [9 * gate.SLOW_NS, 2000, 1000][n]), kit.case())
+    assert admission.agreement.deterministic is True
+    assert admission.call_ns == 1000
+
+
 def test_a_slow_call_is_not_repeated(kit: Any) -> None:
     admission = kit.admit(kit.costing(gate.SLOW_NS), kit.case())
     assert kit.notes[-1] == ("", "poisoned call")

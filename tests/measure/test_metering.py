@@ -11,7 +11,7 @@ from harness.layer.inputs import make_inputs
 from harness.layer.weights import make_weights
 from harness.measure import metering
 from harness.measure.contestant import Contestant
-from harness.measure.metering import ENERGY_SHARE, energy_window_s, meter_energy, meter_memory
+from harness.measure.metering import ENERGY_SHARE, can_meter_energy, energy_window_s, meter_energy, meter_memory
 from harness.records.record import Energy
 
 MS = 1e6
@@ -69,6 +69,17 @@ def test_energy_is_asked_of_the_board_for_the_window_there_is_room_for(
         "why_not": "no board in a test",
     }
     assert around.measuring_ns == 5
+
+
+def test_a_window_the_counter_cannot_read_is_not_begun(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metering, "measure_energy", lambda *_, **__: pytest.fail("too short"))
+    around = kit.around(board="board")
+    energy = meter_energy(lambda: None, around, 0.25, 0.125)
+    assert (energy.status, around.measuring_ns) == ("unavailable", 0)
+    assert energy.reason.startswith("the budget leaves a window of 0.12 s, and the counter needs 1 s; give a larger")
+    assert not can_meter_energy(around, 0.125)
+    assert can_meter_energy(around, 1.0)
+    assert not can_meter_energy(kit.around(), 5.0)
 
 
 @pytest.mark.parametrize(("budget_s", "contestants", "window_s"), [(1000, 6, 5.0), (30, 6, 1.0), (30, 0, 5.0)])

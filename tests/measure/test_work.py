@@ -110,13 +110,24 @@ def test_without_a_ceiling_of_this_dtype_there_is_no_floor(kit: Any) -> None:
     assert work.useful_flops > 0
 
 
+SHEET = Datasheet(
+    name="G", match=(), memory_gib=1, tflops={"fp32": 1.0}, tbytes_per_second=1e-3, tdp_watts=1, source="made up"
+)
+
+
+def test_weights_in_the_cache_are_not_held_against_a_datasheets_memory(kit: Any) -> None:
+    case = kit.case(1)
+    traversed = Traversed(case, 1 << 40)
+    traversed.add(routing([0, 1]))
+    work = work_of(case, traversed, None, SHEET)
+    assert traversed.cache == "hot"
+    assert work.floor_datasheet_ns == pytest.approx(work.useful_flops / 1e12 * 1e9)
+
+
 def test_a_datasheet_gives_a_floor_of_its_own(kit: Any) -> None:
     case = kit.case(1)
     traversed = Traversed(case, 0)
     traversed.add(routing([0, 1]))
-    sheet = Datasheet(
-        name="G", match=(), memory_gib=1, tflops={"fp32": 1.0}, tbytes_per_second=1e-3, tdp_watts=1, source="made up"
-    )
-    work = work_of(case, traversed, None, sheet)
+    work = work_of(case, traversed, None, SHEET)
     assert work.floor_datasheet_ns == floor(work.useful_flops, work.min_bytes, 1e12, 1e9).time_ns
     assert work.floor_ns is None

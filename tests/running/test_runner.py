@@ -221,10 +221,10 @@ def test_time_lost_to_a_death_is_not_taken_from_the_others(stage: Stage, plans: 
     assert budgets(stage) == [30.0, 28.0]
 
 
-def test_a_spent_budget_is_zero_and_never_less(stage: Stage, plans: Any) -> None:
+def test_whatever_was_spent_each_layer_gets_a_quarter_of_its_share(stage: Stage, plans: Any) -> None:
     planned = [plans.planned(1, ABC), plans.planned(1, ABC, hidden=64)]
     stage.play(planned, before="say(f'budget {job.budget_s}')", budget_s=1.0)
-    assert budgets(stage) == [0.5, 0.0]
+    assert budgets(stage) == [0.5, 0.125]
 
 
 def test_one_worker_does_everything_when_asked(stage: Stage, plans: Any) -> None:

@@ -84,7 +84,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_pytest(site: Path, *words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, words)]
     path = os.pathsep.join([str(site), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", "SPY": str(site / "modules"), **env}
+    # pytest-benchmark and xdist must not take this for a part of the tests that are running.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**ours, "PYTHONPATH": path, "COLUMNS": "200", "SPY": str(site / "modules"), **env}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 

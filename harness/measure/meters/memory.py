@@ -93,9 +93,10 @@ def _tensor_bytes(tensor: Tensor) -> int:
 
 
 def _measure_cuda(device: str, forward: Callable[[], Tensor], backward: Callable[[Tensor], object] | None) -> Reading:
-    """Read the caching allocator's statistics around one call. Its blocks are multiples of 512 bytes.
+    """Read the caching allocator's statistics around one call.
 
-    The system's view is what the allocator holds from the driver beyond what it held before.
+    Its blocks are multiples of 512 bytes, large ones up to 1 MiB larger than what was asked for. The system's view
+    is what the allocator holds from the driver beyond what it held before.
     """
     gc.collect()
     torch.cuda.synchronize(device)

@@ -133,6 +133,17 @@ def test_strided_x_and_routing(lab: Any, regime: Regime) -> None:
 
 
 @pytest.mark.parametrize("regime", REGIMES)
+def test_weights_that_lie_in_another_order(lab: Any, regime: Regime) -> None:
+    problem = lab.problem(19, pass_="forward")
+    layer = problem.weights.layer
+    turned = {name: getattr(layer, name).mT.contiguous().mT for name in ("gate_up", "down")}
+    assert not any(weight.is_contiguous() for weight in turned.values())
+    weights = dataclasses.replace(problem.weights, layer=dataclasses.replace(layer, **turned))
+    again = ask(dataclasses.replace(problem, weights=weights), regime)
+    assert torch.equal(again["y"], ask(problem, regime)["y"])
+
+
+@pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_same_question_same_bits_and_nothing_given_is_changed(lab: Any, dtype: str, regime: Regime) -> None:
     problem, other = (lab.problem(t, dtype=dtype, pass_="forward", bias=True) for t in (20, 11))
