@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.measure.errors import measure_errors
+from harness.measure.errors import count_nonfinite, measure_errors
 from harness.measure.tolerances import ROW_SHARE, errors_of
 from harness.records.record import Agreement, TensorError
 
@@ -71,7 +71,7 @@ def judge(got: dict[str, Tensor], standard: Standard) -> Agreement:
 
 
 def _not_finite(name: str, value: Tensor, limit: Limit | None) -> str:
-    count = int((~torch.isfinite(value)).sum())
+    count = count_nonfinite(value)
     if not count:
         return ""
     excuse = (

@@ -137,7 +137,7 @@ class Bout:
         answers = self.examiner.answers
         known = self._try(HARNESS, "oracle", lambda: answers.prepare(baseline=implementation.family == "dense"))
         if isinstance(known, Failure):
-            result.fail(replace(known, reason=f"computing the float64 oracle failed: {known.reason}"))
+            result.fail(_of_the_oracle(known))
             return
         admission = self._try(
             result.name,
@@ -191,8 +191,11 @@ class Bout:
         for result in admitted.values():
             assert result.admission
             contestant, kept = result.admission.contestant, timed.kept[result.name]
-            self.around.note(HARNESS, "oracle")
-            self.examiner.answers.standard(kept.draw, baseline=contestant.is_baseline)
+            standard = functools.partial(self.examiner.answers.standard, kept.draw, baseline=contestant.is_baseline)
+            known = self._try(HARNESS, "oracle", standard)
+            if isinstance(known, Failure):
+                result.fail(_of_the_oracle(known))
+                continue
             checked = self._try(
                 result.name,
                 "late check",
@@ -262,6 +265,10 @@ class Bout:
             neighbours=self._neighbours if result.timing else None,
         )
         return derive(record, self.around.ceilings)
+
+
+def _of_the_oracle(failure: Failure) -> Failure:
+    return replace(failure, reason=f"computing the float64 oracle failed: {failure.reason}")
 
 
 def _beats_its_floor(result: _Result) -> bool:

@@ -31,6 +31,11 @@ class Errors:
     nonfinite: int
 
 
+def count_nonfinite(tensor: Tensor) -> int:
+    """How many elements are NaN or infinite, looked for block by block."""
+    return sum(int((~block.isfinite()).sum()) for block in tensor.flatten().split(BLOCK_ELEMENTS))
+
+
 @dataclass
 class _Sums:
     """What adds up over blocks of rows; squares of error and truth by row and by column."""

@@ -404,6 +404,23 @@ def test_whoever_might_die_was_announced_and_the_harness_answers_for_itself(kit:
     ]
 
 
+def test_nor_is_one_that_cannot_be_computed_for_the_late_check(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.measure.answers import Answers
+
+    standard = Answers.standard
+
+    def late(self: Answers, draw: int, **given: Any) -> Any:
+        if ("a", "warm-up") in kit.notes:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return standard(self, draw, **given)
+
+    monkeypatch.setattr(Answers, "standard", late)
+    (record,) = kit.bout([kit.implementation(kit.costing(MS), "a")], budget_ns=0.1 * S).values()
+    assert record.status == "oom"
+    assert record.timing is None
+    assert record.reason.startswith("computing the float64 oracle failed: OutOfMemoryError: CUDA out of memory")
+
+
 def test_an_oracle_that_cannot_be_computed_is_nobodys_fault(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def solve(*_arguments: Any, **_given: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

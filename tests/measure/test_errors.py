@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.measure import errors
-from harness.measure.errors import measure_errors
+from harness.measure.errors import count_nonfinite, measure_errors
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 5))
 
@@ -99,3 +99,12 @@ def test_what_should_be_zero_and_is_not_is_infinitely_wrong() -> None:
     found = measure_errors(torch.ones(2, 2), torch.zeros(2, 2))
     assert (found.rel, found.max_abs) == (math.inf, 1.0)
     assert measure_errors(torch.ones(2, 2), torch.zeros(2, 2), row_share=1.0, least_norm=20.0).rel == 0.1
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_what_is_not_finite_is_counted_in_every_block(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(errors, "BLOCK_ELEMENTS", block)
+    value = torch.ones(4, 5, dtype=torch.bfloat16)
+    assert count_nonfinite(value) == count_nonfinite(value[:0]) == 0
+    value[0, 0], value[3, 4], value[1, 2] = math.nan, math.inf, -math.inf
+    assert count_nonfinite(value) == count_nonfinite(value.T) == 3
