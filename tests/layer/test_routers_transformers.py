@@ -214,6 +214,8 @@ def test_switch_drops_what_hf_drops(capacity: int) -> None:
     names = ("switch_transformers", "SwitchTransformersConfig", "SwitchTransformersTop1Router")
     with torch.no_grad():
         one_hot, probabilities, _ = hf_module(*names, 8, settings)(logits[None])
+    if one_hot.is_floating_point():
+        pytest.skip("transformers before 5.20 counts an expert's tokens one by one, and drops none")
     ours = switch(logits, capacity)
     served = ours.expert_ids.squeeze(1) < 8
     assert torch.equal(served, one_hot[0].any(-1))

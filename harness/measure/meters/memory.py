@@ -7,8 +7,10 @@ allocator's statistics. This is a call of its own, never a timed one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from harness.records.record import Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -120,7 +122,7 @@ def _measure_cpu(
     """Take the kernel's view of one call and the profiler's of the next; None when the profiler reports nothing."""
     os_peak = resident_peak_bytes(lambda: _run(forward, backward))
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _watch_allocations() as profiler:
         canary = torch.empty(1)
         with record_function(FORWARD_MARK):
             y = forward()
@@ -138,9 +140,18 @@ def _measure_cpu(
     return Reading(peak, output, max(0, live - output) if backward else None, os_peak)
 
 
+@contextlib.contextmanager
+def _watch_allocations() -> Iterator[profile]:
+    """Profile allocations. Torch 2.11 warns of further cycles; keeping their events would take ten times as long."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Warning: Profiler clears events")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            yield profiler
+
+
 def allocations_are_reported() -> bool:
     """Whether this torch's profiler reports what the CPU allocates, found out by allocating something."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _watch_allocations() as profiler:
         canary = torch.empty(1)
     del canary
     return bool(_events_of(profiler)[0])
