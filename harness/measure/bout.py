@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import sys
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -117,7 +118,11 @@ class Bout:
             return work()
         except BaseException as error:  # noqa: BLE001 (see above)
             failure = explain(error)
-        self._recover()
+        try:
+            self._recover()
+        except BaseException:
+            sys.stderr.write(failure.log_tail)  # the record's log should tell what broke it
+            raise
         return failure
 
     def _recover(self) -> None:

@@ -448,7 +448,9 @@ def test_torch_gives_back_what_nobody_holds_before_each_contestant_and_after_a_f
     assert [note for _, note in asked] == [[(HARNESS, "inputs")], [("a", "repeated call")], [("b", "first call")]]
 
 
-def test_an_allocator_beyond_use_ends_the_worker(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_allocator_beyond_use_ends_the_worker(
+    kit: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As a failed graph capture leaves it: every later figure would be wrong."""
 
     def broken(device: str) -> None:
@@ -460,6 +462,7 @@ def test_an_allocator_beyond_use_ends_the_worker(kit: Any, monkeypatch: pytest.M
         kit.bout(
             [kit.implementation(fails_when_called, "a"), kit.implementation(kit.costing(MS), "b")], budget_ns=0.1 * S
         )
+    assert "RuntimeError: not today" in capsys.readouterr().err
 
 
 def test_a_device_that_was_lost_ends_the_worker(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
