@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from typing import Any
 
@@ -39,6 +40,8 @@ class Held(TorchDispatchMode):
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
+        if size:
+            gc.collect()  # on Python 3.13 Triton's interpreter leaves cycles behind, which kernels would not
         self._known.add(key)
         self.alive += size
         self.peak = max(self.peak, self.alive)
