@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -349,6 +350,15 @@ def test_before_a_ceiling_condemns_it_is_measured_again(kit: Any, second: float,
     assert {record.status for record in records.values()} == {status}
     assert around.ceilings.read_bytes_per_second == max(second, 1e3)
     assert around.measuring_ns > 2 * S
+
+
+def test_time_that_no_energy_window_can_use_goes_to_the_rounds(kit: Any) -> None:
+    def samples(**given: Any) -> int:
+        records = kit.bout([kit.implementation(kit.costing(MS), "a")], around=kit.around(**given), budget_ns=0.1 * S)
+        assert records["a"].energy.status == "unavailable"
+        return len(records["a"].timing.samples_ns)
+
+    assert samples(board=SimpleNamespace(processes=lambda: None)) == samples()
 
 
 def test_where_ceilings_cannot_be_measured_again_the_first_ones_hold(kit: Any) -> None:

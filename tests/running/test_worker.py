@@ -135,3 +135,43 @@ def test_the_clock_starts_once_everybody_was_asked(one: Workbench, plans: Any, m
     monkeypatch.setattr(bouts, "greet", lambda bench, planned: bench.answer(jobs.DoneOutcome()))
     bouts.bouts(one, jobs.BoutsJob(planned=[], environment_id="e", budget_s=1.0), {})
     assert list(jobs.outcomes_from(one.folder, 0)) == [jobs.DoneOutcome(), jobs.ReadyOutcome({})]
+
+
+def test_a_bout_that_took_all_the_time_leaves_the_next_a_quarter_of_its_share(
+    one: Workbench, plans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, given = [0.0], []
+
+    def bout(_bench: Any, _job: Any, planned: Any, _weights: Any, budget_s: float) -> jobs.BoutOutcome:
+        given.append(budget_s)
+        now[0] += 100.0  # it compiled
+        return jobs.BoutOutcome(case_id=planned.case.case_id, records=[], measuring_s=0.0, wall_s=0.0)
+
+    monkeypatch.setattr(bouts, "come_up", lambda *, timed: None)
+    monkeypatch.setattr(bouts, "_bout", bout)
+    monkeypatch.setattr("harness.running.bouts.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(one, "layer", lambda _case: None)
+    planned = [plans.planned(tokens) for tokens in (1, 2)]
+    bouts.bouts(one, jobs.BoutsJob(planned=planned, environment_id="e", budget_s=10.0), {})
+    assert given == [5.0, 1.25]
+
+
+def test_torch_comes_before_anybodys_module_and_multiplies_in_full_precision(
+    one: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    seen: list[str] = []
+
+    def load_all(*_given: Any) -> dict[str, str]:
+        seen.append(torch.get_float32_matmul_precision())
+        return {}
+
+    monkeypatch.setattr("harness.running.discovery.load_all", load_all)
+    monkeypatch.setattr(worker, "_do_with_implementations", lambda *_: None)
+    torch.set_float32_matmul_precision("high")
+    try:
+        worker.do(one, jobs.ProbeJob())
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest"]
