@@ -15,7 +15,7 @@ from harness.cases.case import PlannedCase
 from harness.records import estimates
 from harness.records.environment import Ceilings
 from harness.records.store import load_run
-from harness.running import match, versus
+from harness.running import duel, match, versus
 from harness.running.child import Limits
 from harness.running.machine import look_around
 from harness.running.plan import CEILINGS_SECONDS, WORKER_START_SECONDS, make_plan
@@ -327,7 +327,10 @@ def workers() -> list[list[str]]:
     return [line for line in lines if "harness.running.worker" in line]
 
 
-def test_ctrl_c_keeps_complete_pairs(repository: Repository, machine: Machine, plans: Any, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_complete_pairs(
+    repository: Repository, machine: Machine, plans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duel, "POLL_S", 0.002)  # a round may be over before anybody looks ten times a second
     plan = plan_for(plans, machine, 0.5, "steady", "added")
     watching = Watching("pair 2 of 3, new: round")
     with pytest.raises(KeyboardInterrupt):
