@@ -61,7 +61,8 @@ class _Experts(Function):
         activation: Activation,
         configuration: Configuration,
     ) -> Tensor:
-        placement = place(Routing(expert_ids, weights), len(down), configuration.first.block_m)
+        rows, dense = configuration.first.block_m, configuration.persistent
+        placement = place(Routing(expert_ids, weights), len(down), rows, dense=dense)
         hidden, z = project_in(
             x, proj_in, proj_in_bias, placement, activation, configuration.first, keep_z=any(ctx.needs_input_grad)
         )

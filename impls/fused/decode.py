@@ -18,6 +18,7 @@ from impls.fused.combine import combine
 from impls.fused.configuration import LEAST_BLOCK
 from impls.fused.dot import narrow
 from impls.fused.projection import activate, project
+from impls.fused.weights import along_rows
 
 if TYPE_CHECKING:
     from harness import Layer, Routing
@@ -48,7 +49,7 @@ def _project(
     by_expert = experts <= tokens * top_k
     decode_kernel[(triton.cdiv(columns, tiles.block_n), experts if by_expert else tokens * top_k)](
         rows,
-        weight.contiguous(),
+        along_rows(weight, tiles),
         bias,
         ids,
         out,
@@ -61,6 +62,7 @@ def _project(
         ACTIVATION=activation,
         BY_SLOT=rows.ndim == 3,
         BY_EXPERT=by_expert,
+        TMA=tiles.tma,
         BLOCK_SLOTS=max(LEAST_BLOCK, triton.next_power_of_2(top_k)),  # expert choice's K changes: compile once
         **tiles.launch(),
     )
@@ -82,6 +84,7 @@ def decode_kernel(
     ACTIVATION: tl.constexpr,
     BY_SLOT: tl.constexpr,
     BY_EXPERT: tl.constexpr,
+    TMA: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -107,7 +110,7 @@ def decode_kernel(
     chosen = slot >= 0
     if BY_EXPERT and tl.max(slot) < 0:
         return
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first_column = tl.program_id(0) * BLOCK_N
     row = tl.maximum(slot, 0) if BY_SLOT else tl.arange(0, BLOCK_M)
     gate, up = project(
         rows + row * LENGTH,
@@ -115,14 +118,16 @@ def decode_kernel(
         weight,
         bias,
         expert,
-        columns,
+        first_column,
         LENGTH,
         WIDTH,
         GATED,
         False,
+        TMA,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
     )
+    columns = first_column + tl.arange(0, BLOCK_N)
     value = narrow(activate(gate, up, GATED, ACTIVATION), out.dtype.element_ty)
     tl.store(out + slot[:, None] * WIDTH + columns[None, :], value, mask=chosen[:, None] & (columns < WIDTH)[None, :])

@@ -16,6 +16,7 @@ from torch import Tensor
 from impls.fused.dot import narrow
 from impls.fused.slopes import gated_value_and_slopes, value_and_slope
 from impls.fused.tiling import GROUP, multiply, swizzle
+from impls.fused.weights import across_rows
 
 if TYPE_CHECKING:
     from impls.fused.configuration import Tiles
@@ -60,7 +61,7 @@ def grad_hidden(
     )
     grad_hidden_kernel[(len(placement.tile_experts) * column_tiles,)](
         dy,
-        down,
+        across_rows(down, tiles),
         z,
         weights,
         placement.slots,
@@ -75,6 +76,7 @@ def grad_hidden(
         GATED=activation.gated,
         ACTIVATION=activation.name,
         SLICE=max(LEAST_SLICE, SLICE_PER_WARP * tiles.warps),
+        TMA=tiles.tma,
         GROUP=GROUP,
         **tiles.launch(),
     )
@@ -101,6 +103,7 @@ def grad_hidden_kernel(
     GATED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     SLICE: tl.constexpr,
+    TMA: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -108,8 +111,8 @@ def grad_hidden_kernel(
 ):
     """One tile of rows by hidden units: da = dy[token] @ down, then what the activation a(z) makes of it.
 
-    dy (T, H), down (E, H, I), weights (T, K), z (N, 2I or I) -> dz like z, ``weighted`` (N, I) = weight * a, and
-    ``shares`` (tiles of I, N) = the tile's share of da . a, which is the gradient of the routing weight.
+    dy (T, H), down (E, H, I) or its descriptor, weights (T, K), z (N, 2I or I) -> dz like z, ``weighted`` (N, I) =
+    weight * a, and ``shares`` (tiles of I, N) = the tile's share of da . a, the gradient of the routing weight.
     """
     column_tiles = tl.cdiv(I, BLOCK_N)
     row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
@@ -120,12 +123,11 @@ def grad_hidden_kernel(
     rows = tl.load(tile_rows + row_tile) + tl.arange(0, BLOCK_M)
     # Rows behind the expert's last compute that one again, and store nothing.
     slot = tl.load(slots + tl.minimum(rows, end - 1))
-    columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    first_column = column_tile * BLOCK_N
     dy_rows = dy + (slot // top_k).to(tl.int64) * H
-    da = multiply(dy_rows, down + expert * H * I, columns, H, I, BLOCK_M, BLOCK_N, BLOCK_K)
+    da = multiply(dy_rows, down, expert, first_column, H, I, TMA, BLOCK_M, BLOCK_N, BLOCK_K)
 
     weight = tl.load(weights + slot)
-    first_column = column_tile * BLOCK_N
     share = finish_hidden(
         da, z, dz, weighted, rows, rows < end, weight, first_column, I, GATED, ACTIVATION, BLOCK_M, BLOCK_N, SLICE
     )

@@ -11,6 +11,7 @@ import triton.language as tl
 from impls.fused.configuration import LAUNCH
 from impls.fused.dot import narrow
 from impls.fused.tiling import GROUP, multiply, swizzle
+from impls.fused.weights import across_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +29,14 @@ def grad_input(dz: Tensor, proj_in: Tensor, placement: Placement, tiles: Tiles) 
     dx_rows = dz.new_empty(len(dz), hidden)
     grad_input_kernel[(len(placement.tile_experts) * triton.cdiv(hidden, tiles.block_n),)](
         dz,
-        proj_in,
+        across_rows(proj_in, tiles),
         placement.starts,
         placement.tile_experts,
         placement.tile_rows,
         dx_rows,
         Z=width,
         H=hidden,
+        TMA=tiles.tma,
         GROUP=GROUP,
         **tiles.launch(),
     )
@@ -76,6 +78,7 @@ def grad_input_kernel(
     dx_rows,
     Z: tl.constexpr,
     H: tl.constexpr,
+    TMA: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -91,7 +94,7 @@ def grad_input_kernel(
     rows = tl.load(tile_rows + row_tile) + tl.arange(0, BLOCK_M)
     columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     dz_rows = dz + tl.minimum(rows, end - 1).to(tl.int64) * Z
-    dx = multiply(dz_rows, proj_in + expert * Z * H, columns, Z, H, BLOCK_M, BLOCK_N, BLOCK_K)
+    dx = multiply(dz_rows, proj_in, expert, column_tile * BLOCK_N, Z, H, TMA, BLOCK_M, BLOCK_N, BLOCK_K)
     kept = (rows < end)[:, None] & (columns < H)[None, :]
     there = rows.to(tl.int64)[:, None] * H + columns[None, :]
     tl.store(dx_rows + there, narrow(dx, dx_rows.dtype.element_ty), mask=kept)

@@ -35,7 +35,8 @@ class Placement(NamedTuple):
     ``slots`` (N,) are the slots in the order of their experts, earlier slots first; what stands behind the last row
     kept means nothing. ``starts`` (E + 1,) says where each expert's rows start; the last is the number of rows kept.
     ``rows`` (T, K) is each slot's row, -1 for a dropped one. Row tile m belongs to expert ``tile_experts[m]`` (-1: to
-    none) and starts at row ``tile_rows[m]``; it ends with its expert's rows. All int32.
+    none) and starts at row ``tile_rows[m]``; it ends with its expert's rows. From ``tile_count`` (1,) on no tile
+    belongs to any. All int32.
     """
 
     slots: Tensor
@@ -43,13 +44,15 @@ class Placement(NamedTuple):
     rows: Tensor
     tile_experts: Tensor
     tile_rows: Tensor
+    tile_count: Tensor
 
 
-def place(routing: Routing, experts: int, block_m: int) -> Placement:
+def place(routing: Routing, experts: int, block_m: int, *, dense: bool = False) -> Placement:
     """Sort the slots by expert and cut each expert's rows into tiles of ``block_m``.
 
-    Expert e's tiles stand from ``starts[e] // block_m + e`` on: no two experts' overlap, and nobody has to know the
-    other experts' number of tiles. There are ``N // block_m + E`` places, at most one more an expert than needed.
+    There are ``N // block_m + E`` places for tiles, which is enough for any routing. With three launches, and so always
+    when ``dense``, no place is left free between experts. With one, expert e's tiles stand from
+    ``starts[e] // block_m + e`` on: no two experts' overlap, and nobody has to know the others' number of tiles.
     """
     ids = routing.expert_ids.contiguous()
     count, tiles = ids.numel(), row_tiles(ids.numel(), experts, block_m)
@@ -59,8 +62,9 @@ def place(routing: Routing, experts: int, block_m: int) -> Placement:
         rows=_int32(ids, *ids.shape),
         tile_experts=_int32(ids, tiles),
         tile_rows=_int32(ids, tiles),
+        tile_count=_int32(ids, 1),
     )
-    if count <= FEW_SLOTS:
+    if count <= FEW_SLOTS and not (dense and count):
         place_few_kernel[(experts + 1,)](ids, *made, count, experts, tiles, BLOCK_M=block_m, BLOCK=BLOCK, **LAUNCH)
     else:
         _place_many(ids, made, experts, block_m)
@@ -91,7 +95,18 @@ def _int32(like: Tensor, *size: int) -> Tensor:
 
 @triton.jit(do_not_specialize=["count", "experts", "tiles"])
 def place_few_kernel(
-    ids, slots, starts, rows, tile_experts, tile_rows, count, experts, tiles, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr
+    ids,
+    slots,
+    starts,
+    rows,
+    tile_experts,
+    tile_rows,
+    tile_count,
+    count,
+    experts,
+    tiles,
+    BLOCK_M: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Program e places the slots of expert e and writes its part of the tile map; program E those dropped."""
     expert = tl.program_id(0)
@@ -113,6 +128,8 @@ def place_few_kernel(
         tl.store(slots + place, slot, mask=chosen)
         tl.store(rows + slot, tl.where(expert < experts, place, -1), mask=chosen)
         row += tl.sum(chosen.to(tl.int32), 0)
+    if expert == experts:
+        tl.store(tile_count, tiles)
     first = start // BLOCK_M + expert
     last = tl.where(expert < experts, (start + kept) // BLOCK_M + expert + 1, tiles)
     used = tl.where(expert < experts, tl.cdiv(kept, BLOCK_M), 0)
@@ -168,6 +185,7 @@ def place_many_kernel(
     rows,
     tile_experts,
     tile_rows,
+    tile_count,
     count,
     experts,
     tiles,
@@ -181,7 +199,10 @@ def place_many_kernel(
     column = tl.arange(0, COLUMNS)
     total = tl.load(totals + column, mask=column < experts, other=0)
     start = tl.cumsum(total, 0) - total
+    needed = tl.cdiv(total, BLOCK_M)
+    last = tl.cumsum(needed, 0)
     if chunk == 0:
+        tl.store(tile_count, tl.sum(needed, 0))
         tl.store(starts + column, start, mask=column < experts)
         tl.store(starts + experts, tl.sum(total, 0))
     row = start + tl.load(before + chunk * experts + column, mask=column < experts, other=0)
@@ -195,14 +216,13 @@ def place_many_kernel(
         tl.store(rows + slot, tl.where(kept, place, -1), mask=slot < count)
         row += tl.sum(chosen, 0)
     share = tl.cdiv(tiles, tl.num_programs(0))
-    first = tl.where(column < experts, start // BLOCK_M + column, tiles)
     for begin in range(chunk * share, min(chunk * share + share, tiles), SUB):
         tile = begin + tl.arange(0, SUB)
-        expert = tl.sum((first[None, :] <= tile[:, None]).to(tl.int32), 1) - 1
+        expert = tl.sum((last[None, :] <= tile[:, None]).to(tl.int32), 1)
+        used = expert < experts
         mine = expert[:, None] == column[None, :]
-        number = tile - tl.sum(tl.where(mine, first[None, :], 0), 1)
-        used = number < tl.cdiv(tl.sum(tl.where(mine, total[None, :], 0), 1), BLOCK_M)
-        begins = tl.sum(tl.where(mine, start[None, :], 0), 1) + number * BLOCK_M
+        first = (start - (last - needed) * BLOCK_M)[None, :]
+        begins = tl.sum(tl.where(mine, first, 0), 1) + tile * BLOCK_M
         inside = tile < min(chunk * share + share, tiles)
         tl.store(tile_experts + tile, tl.where(used, expert, -1), mask=inside)
         tl.store(tile_rows + tile, tl.where(used, begins, 0), mask=inside)

@@ -15,20 +15,24 @@ import triton.language as tl
 from torch import Tensor
 
 from impls.fused.combine import combine
+from impls.fused.configuration import MOST_WARPS
 from impls.fused.dot import narrow
 from impls.fused.placement import Placement, place
 from impls.fused.projection import activate, project
 from impls.fused.tiling import GROUP, swizzle
+from impls.fused.weights import along_rows
 
 if TYPE_CHECKING:
     from harness import Layer, Routing
     from impls.fused.configuration import Configuration, Tiles
 
+INTERPRETED_PROGRAMS = 3
+
 
 def prefill(x: Tensor, routing: Routing, layer: Layer, configuration: Configuration) -> Tensor:
     """Compute the layer for x (T, H). Writes the hidden units (N, I) and the outputs (N, H) of N = T * K rows."""
     shape = layer.shape
-    placement = place(routing, shape.experts, configuration.first.block_m)
+    placement = place(routing, shape.experts, configuration.first.block_m, dense=configuration.persistent)
     act = Activation(shape.activation, shape.gated)
     hidden, _ = project_in(x, layer.proj_in, layer.proj_in_bias, placement, act, configuration.first)
     out = project_out(hidden, layer.down, layer.down_bias, placement, configuration.second)
@@ -89,15 +93,16 @@ def _launch(
     if not len(out):
         return
     columns = out.shape[1]
-    grid = (len(placement.tile_experts) * triton.cdiv(columns, tiles.block_n),)
-    prefill_kernel[grid](
+    every_tile = len(placement.tile_experts) * triton.cdiv(columns, tiles.block_n)
+    prefill_kernel[(_programs(tiles, out.device) if tiles.persistent else every_tile,)](
         rows,
-        weight.contiguous(),
+        along_rows(weight, tiles),
         bias,
         placement.slots,
         placement.starts,
         placement.tile_experts,
         placement.tile_rows,
+        placement.tile_count,
         out,
         z,
         placement.rows.shape[1],
@@ -106,9 +111,18 @@ def _launch(
         GATED=activation.gated,
         ACTIVATION=activation.name,
         GATHER=gather,
+        TMA=tiles.tma,
+        PERSISTENT=tiles.persistent,
         GROUP=GROUP,
         **tiles.launch(),
     )
+
+
+def _programs(tiles: Tiles, device: torch.device) -> int:
+    """As many as the device has room for at a time, as far as registers go; under the interpreter a few."""
+    if device.type != "cuda":
+        return INTERPRETED_PROGRAMS
+    return torch.cuda.get_device_properties(device).multi_processor_count * max(1, MOST_WARPS // tiles.warps)
 
 
 @triton.jit(do_not_specialize=["top_k"])
@@ -120,6 +134,7 @@ def prefill_kernel(
     starts,
     tile_experts,
     tile_rows,
+    tile_count,
     out,
     z,
     top_k,
@@ -128,39 +143,87 @@ def prefill_kernel(
     GATED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     GATHER: tl.constexpr,
+    TMA: tl.constexpr,
+    PERSISTENT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """One row tile by BLOCK_N columns: rows (T, LENGTH) gathered by slot, or (N, LENGTH) as they lie -> (N, WIDTH)."""
+    """Row tiles by BLOCK_N columns: rows (T, LENGTH) gathered by slot, or (N, LENGTH) as they lie -> (N, WIDTH).
+
+    PERSISTENT programs share all tiles that belong to an expert; otherwise there is one for every place in the map.
+    """
     column_tiles = tl.cdiv(WIDTH, BLOCK_N)
-    row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
-    expert = tl.load(tile_experts + row_tile).to(tl.int64)
-    if expert < 0:
-        return
-    row = tl.load(tile_rows + row_tile) + tl.arange(0, BLOCK_M)
+    if PERSISTENT:
+        row_tiles = tl.load(tile_count)
+        # Flat, the loops over tiles and along the reduction are one, whose pipeline does not run dry between tiles.
+        for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0), flatten=True):
+            row_tile, column_tile = swizzle(tile, row_tiles, column_tiles, GROUP)
+            expert = tl.load(tile_experts + row_tile).to(tl.int64)
+            first_row = tl.load(tile_rows + row_tile)
+            compute_tile(
+                rows, weight, bias, slots, starts, expert, first_row, column_tile * BLOCK_N, out, z, top_k,
+                LENGTH, WIDTH, GATED, ACTIVATION, GATHER, TMA, BLOCK_M, BLOCK_N, BLOCK_K,
+            )  # fmt: skip
+    else:
+        row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
+        expert = tl.load(tile_experts + row_tile).to(tl.int64)
+        if expert >= 0:
+            first_row = tl.load(tile_rows + row_tile)
+            compute_tile(
+                rows, weight, bias, slots, starts, expert, first_row, column_tile * BLOCK_N, out, z, top_k,
+                LENGTH, WIDTH, GATED, ACTIVATION, GATHER, TMA, BLOCK_M, BLOCK_N, BLOCK_K,
+            )  # fmt: skip
+
+
+@triton.jit
+def compute_tile(
+    rows,
+    weight,
+    bias,
+    slots,
+    starts,
+    expert,
+    first_row,
+    first_column,
+    out,
+    z,
+    top_k,
+    LENGTH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GATED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    GATHER: tl.constexpr,
+    TMA: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One tile of ``prefill_kernel``, from ``first_row`` and ``first_column`` on, of rows that are all ``expert``'s."""
+    row = first_row + tl.arange(0, BLOCK_M)
     end = tl.load(starts + expert + 1)
     # Rows behind the expert's last compute that one again, and are not stored.
     source = tl.minimum(row, end - 1)
     if GATHER:
         source = tl.load(slots + source) // top_k
-    columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     gate, up = project(
         rows + source.to(tl.int64) * LENGTH,
         row < end,
         weight,
         bias,
         expert,
-        columns,
+        first_column,
         LENGTH,
         WIDTH,
         GATED,
         True,
+        TMA,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
     )
+    columns = first_column + tl.arange(0, BLOCK_N)
     inside = (row < end)[:, None] & (columns < WIDTH)[None, :]
     if z is not None:
         height = 2 * WIDTH if GATED else WIDTH

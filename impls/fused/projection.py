@@ -17,11 +17,12 @@ def project(
     weight,
     bias,
     expert,
-    columns,
+    first_column,
     LENGTH: tl.constexpr,
     WIDTH: tl.constexpr,
     GATED: tl.constexpr,
     EVERY_ROW: tl.constexpr,
+    TMA: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -30,28 +31,36 @@ def project(
 
     ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements; unless EVERY_ROW, rows that are not
     ``inside_rows`` are not read and count as 0. ``weight`` is (E, WIDTH, LENGTH), or where GATED (E, 2 * WIDTH, LENGTH)
-    with gate rows before up rows, ``bias`` (E, WIDTH or 2 * WIDTH) or None; ``expert`` is int64. Columns behind WIDTH
-    repeat the last one. Returns gate and up; plain, ``up`` is zero.
+    with gate rows before up rows, and with TMA a descriptor of its rows (E * WIDTH or E * 2 * WIDTH, LENGTH);
+    ``bias`` is (E, WIDTH or 2 * WIDTH) or None, ``expert`` int64. Columns behind WIDTH mean nothing. Returns gate and
+    up; plain, ``up`` is zero.
     """
     height = 2 * WIDTH if GATED else WIDTH
     steps = tl.arange(0, BLOCK_K)
-    column = tl.minimum(columns, WIDTH - 1)
+    column = tl.minimum(first_column + tl.arange(0, BLOCK_N), WIDTH - 1)
     left = left_rows[:, None] + steps[None, :]
-    right = weight + expert * (height * LENGTH) + column[None, :] * LENGTH + steps[:, None]
+    if not TMA:
+        right = weight + expert * (height * LENGTH) + column[None, :] * LENGTH + steps[:, None]
+    first_row = (expert * height).to(tl.int32) + first_column
     every_column = tl.full((BLOCK_N,), True, tl.int1)
     gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(0, LENGTH, BLOCK_K):
         inside = steps < LENGTH - step
         a = load_inside(left, inside_rows, inside, EVERY_ROW, LENGTH % BLOCK_K == 0)
-        b = load_inside(right, inside, every_column, LENGTH % BLOCK_K == 0, True)
-        gate = dot(a, b, gate)
-        if GATED:
-            # The up rows lie WIDTH rows behind the gate rows.
-            c = load_inside(right + WIDTH * LENGTH, inside, every_column, LENGTH % BLOCK_K == 0, True)
-            up = dot(a, c, up)
+        # The up rows lie WIDTH rows behind the gate rows. What TMA fetches behind a row's end is zero.
+        if TMA:
+            gate = dot(a, tl.trans(weight.load([first_row, step])), gate)
+            if GATED:
+                up = dot(a, tl.trans(weight.load([first_row + WIDTH, step])), up)
+        else:
+            b = load_inside(right, inside, every_column, LENGTH % BLOCK_K == 0, True)
+            gate = dot(a, b, gate)
+            if GATED:
+                c = load_inside(right + WIDTH * LENGTH, inside, every_column, LENGTH % BLOCK_K == 0, True)
+                up = dot(a, c, up)
+            right += BLOCK_K
         left += BLOCK_K
-        right += BLOCK_K
     if bias is not None:
         gate += tl.load(bias + expert * height + column).to(tl.float32)[None, :]
         if GATED:

@@ -37,28 +37,38 @@ def load_inside(pointers, rows, columns, EVEN_ROWS: tl.constexpr, EVEN_COLUMNS: 
 @triton.jit
 def multiply(
     left_rows,
-    matrix,
-    columns,
+    weight,
+    expert,
+    first_column,
     LENGTH: tl.constexpr,
     WIDTH: tl.constexpr,
+    TMA: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Product of rows with some columns of a row-major matrix (LENGTH, WIDTH), in float32: (BLOCK_M, BLOCK_N).
+    """Product of rows with some columns of one expert's matrix, in float32: (BLOCK_M, BLOCK_N).
 
-    ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements; columns behind WIDTH give 0.
+    ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements. ``weight`` is (E, LENGTH, WIDTH), with
+    TMA a descriptor of its rows (E * LENGTH, WIDTH), LENGTH then a multiple of BLOCK_K; ``expert`` is int64. Columns
+    behind WIDTH give 0.
     """
+    columns = first_column + tl.arange(0, BLOCK_N)
     steps = tl.arange(0, BLOCK_K)
     left = left_rows[:, None] + steps[None, :]
-    right = matrix + steps[:, None] * WIDTH + columns[None, :]
+    if not TMA:
+        right = weight + expert * LENGTH * WIDTH + steps[:, None] * WIDTH + columns[None, :]
+    first_row = (expert * LENGTH).to(tl.int32)
     every_row = tl.full((BLOCK_M,), True, tl.int1)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(0, LENGTH, BLOCK_K):
         inside = steps < LENGTH - step
         a = load_inside(left, every_row, inside, True, LENGTH % BLOCK_K == 0)
-        b = load_inside(right, inside, columns < WIDTH, LENGTH % BLOCK_K == 0, WIDTH % BLOCK_N == 0)
+        if TMA:
+            b = weight.load([first_row + step, first_column])
+        else:
+            b = load_inside(right, inside, columns < WIDTH, LENGTH % BLOCK_K == 0, WIDTH % BLOCK_N == 0)
+            right += BLOCK_K * WIDTH
         sums = dot(a, b, sums)
         left += BLOCK_K
-        right += BLOCK_K * WIDTH
     return sums

@@ -2,7 +2,7 @@
 
 What was tuned is data: JSON files in ``tuned/`` beside this file, named by device, and a person's own, which win
 (``moebench tune fused``). Both keep a configuration in few words: ``{"regime": "prefill", "first": "128x256x64 8w 4s",
-...}``, block_m x block_n x block_k, warps and stages of each kernel.
+...}``, block_m x block_n x block_k, warps and stages of each kernel, then ``tma`` and ``persistent`` where they hold.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from harness import Chosen, TunedBook
-from impls.fused.configuration import KERNELS, Configuration, Tiles, candidates, default, valid
+from impls.fused.candidates import candidates
+from impls.fused.configuration import KERNELS, Configuration, Tiles, valid
+from impls.fused.defaults import default
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,11 +106,14 @@ def from_values(values: Mapping[str, int | str]) -> Configuration:
 
 
 def _in_words(tiles: Tiles) -> str:
-    return "{block_m}x{block_n}x{block_k} {warps}w {stages}s".format(**asdict(tiles))
+    size = "{block_m}x{block_n}x{block_k} {warps}w {stages}s".format(**asdict(tiles))
+    return " ".join([size, *(word for word in ("tma", "persistent") if getattr(tiles, word))])
 
 
 def _from_words(name: str, words: int | str) -> Tiles:
-    found = re.fullmatch(r"(\d+)x(\d+)x(\d+) (\d+)w (\d+)s", str(words))
+    found = re.fullmatch(r"(\d+)x(\d+)x(\d+) (\d+)w (\d+)s( tma)?( persistent)?", str(words))
     if not found:
-        raise ValueError(f"{name} = {words!r}: such as '128x256x64 8w 4s'")
-    return Tiles(*map(int, found.groups()))
+        raise ValueError(f"{name} = {words!r}: such as '128x256x64 8w 4s' or '128x256x64 8w 4s tma persistent'")
+    *numbers, tma, persistent = found.groups()
+    m, n, k, warps, stages = map(int, numbers)
+    return Tiles(m, n, k, warps, stages, tma=bool(tma), persistent=bool(persistent))

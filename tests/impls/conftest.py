@@ -16,11 +16,12 @@ from torch import Tensor
 from harness.cases.case import Case
 from harness.cases.shape import Router, Shape
 from harness.cases.traffic import Traffic
-from harness.layer.contract import Implementation, Routing
+from harness.layer.contract import Forward, Implementation, Routing
 from harness.layer.inputs import Inputs, dense_routing, make_inputs
 from harness.layer.oracle import solve
 from harness.layer.weights import TORCH_DTYPES, Weights, make_weights
 from harness.running.registry import registered
+from impls.fused.configuration import Configuration, valid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,10 +99,10 @@ class Lab:
             parameter.requires_grad_(pass_ == "training")
         return Problem(case, weights, make_inputs(case, weights, 0))
 
-    def ask(self, name: str, problem: Problem) -> dict[str, Tensor]:
-        """y, and in training the gradients, of one call."""
+    def ask(self, name: str, problem: Problem, prepared: Forward | None = None) -> dict[str, Tensor]:
+        """y, and in training the gradients, of one call, of a layer ``prepared`` in another way than usual."""
         layer, inputs = problem.weights.layer, problem.seen_by(name).inputs
-        forward = self.implementation(name).prepare(layer)
+        forward = prepared or self.implementation(name).prepare(layer)
         if problem.case.pass_ == "forward":
             with torch.no_grad():
                 return {"y": forward(inputs.x, inputs.routing)}
@@ -182,6 +183,23 @@ def lab() -> Iterator[Lab]:
     torch.set_num_threads(1)
     yield Lab()
     torch.set_num_threads(threads)
+
+
+def through_tma(configuration: Configuration, case: Case, *, persistent: bool = False) -> Configuration:
+    """The same tiles, fetched by TMA where a kernel can, and persistent; a stage less where shared memory is short."""
+    for name, tiles in configuration.tiles().items():
+        alone = persistent and name in {"first", "second"}
+        for stages in (tiles.stages, tiles.stages - 1):
+            copied = configuration.changed({name: replace(tiles, tma=True, persistent=alone, stages=stages)})
+            if valid(copied, case.shape, case.traffic.tokens, case.dtype, case.pass_):
+                configuration = copied
+                break
+    return configuration
+
+
+@pytest.fixture(scope="session", name="through_tma")
+def _through_tma() -> Any:
+    return through_tma
 
 
 @pytest.fixture(params=[*MOE, "dense"])

@@ -80,6 +80,28 @@ def test_fused_on_many_tokens(lab: Any, dtype: str, pass_: str, experts: int, si
         assert all(torch.equal(got[key], again[key]) for key in got)
 
 
+@pytest.mark.parametrize(("tokens", "persistent"), [(16, False), (40, True), (5000, False), (5000, True)])
+@pytest.mark.parametrize("pass_", ["forward", "training"])
+def test_fused_through_tma(lab: Any, through_tma: Any, pass_: str, persistent: bool, tokens: int) -> None:
+    """Sizes that are no multiples of the tiles."""
+    from impls.fused.defaults import default
+    from impls.fused.forward import FusedForward
+
+    capability = torch.cuda.get_device_capability()
+    if capability < (9, 0):
+        pytest.skip("below compute capability 9.0 there is no TMA")
+    problem = problem_on_gpu(lab, "fused", tokens, pass_=pass_, hidden=448, expert_hidden=392, experts=16, bias=True)
+    tiles = default(problem.case.shape, tokens, "bf16", pass_, capability)
+    copied = through_tma(tiles, problem.case, persistent=persistent)
+    assert (copied.first.tma, copied.first.persistent) == (True, persistent)
+    prepared = FusedForward(problem.weights.layer, copied)
+    with lab.poison():
+        got = lab.assert_agrees("fused", problem, lab.ask("fused", problem, prepared))
+    for _ in range(20):
+        again = lab.ask("fused", problem, prepared)
+        assert all(torch.equal(got[key], again[key]) for key in got)
+
+
 @pytest.mark.parametrize("ids", [[[8, 8]], [[8, 2]], [[5, 8]]], ids=str)
 def test_dropped_slots(lab: Any, moe: str, ids: list[list[int]]) -> None:
     problem = problem_on_gpu(lab, moe, 12, bias=True)

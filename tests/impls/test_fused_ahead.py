@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.cases.case import Case, Pass
 from harness.cases.shape import Shape
+from harness.cases.traffic import Traffic
 from harness.layer.contract import Layer, Routing
 from harness.layer.weights import TORCH_DTYPES
 from impls._interpreter import interpreted
-from impls.fused.configuration import Configuration, default, shared_bytes, shared_limit
+from impls.fused.configuration import BARRIER_BYTES, Configuration, shared_bytes, shared_limit
+from impls.fused.defaults import default
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="under the interpreter nothing is compiled")
 
@@ -133,19 +136,21 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
     return Compiler(monkeypatch)
 
 
-def assert_sound(found: list[Compiled], capability: tuple[int, int]) -> None:
+def assert_sound(found: list[Compiled], capability: tuple[int, int], *, persistent: bool = False) -> None:
     assert found
     for one in found:
         assert one.shared_bytes <= shared_limit(capability), f"{one.name} takes {one.shared_bytes} bytes shared"
         assert one.spilled_bytes <= MOST_SPILLED_BYTES, f"{one.name} spills {one.spilled_bytes} bytes a thread"
-        assert_warpgroups_wait_for_each_other(one)
+        assert_warpgroups_wait_for_each_other(one, persistent=persistent and one.name == "prefill_kernel")
 
 
-def assert_warpgroups_wait_for_each_other(one: Compiled) -> None:
+def assert_warpgroups_wait_for_each_other(one: Compiled, *, persistent: bool) -> None:
     """``wgmma.wait_group`` waits for its own four warps only: of eight, the others may still read what is overwritten.
 
-    Triton before 3.9 leaves the barrier between them to chance (its issue 11047).
+    Triton before 3.9 leaves the barrier between them to chance (its issue 11047). ``persistent`` programs store to
+    shared memory, beside their copies, only where their output has memory of its own.
     """
+    writes = r"cp\.async\.c[ag]\.|cp\.async\.bulk\.tensor" + ("" if persistent else r"|st\.shared")
     if not re.search(r"\.(reqntid|maxntid) 256\b", one.ptx):
         return
     behind = False
@@ -155,8 +160,9 @@ def assert_warpgroups_wait_for_each_other(one: Compiled) -> None:
         elif "bar.sync" in line:
             behind = False
         else:
-            written = re.search(r"cp\.async\.c[ag]\.|st\.shared", line)
-            assert not (behind and written), f"{one.name} writes shared memory that a warpgroup may still read"
+            assert not (behind and re.search(writes, line)), (
+                f"{one.name} writes shared memory that a warpgroup may still read"
+            )
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 64, 512, 4096])
@@ -204,6 +210,30 @@ def test_float32_runs_in_full_precision(compiler: Compiler) -> None:
     found = compiler.forward(QWEN3, 512, "fp32", default(QWEN3, 512, "fp32", "forward"))
     assert_sound(found, (9, 0))
     assert all("mma" not in one.ptx for one in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pass_", ["forward", "training"])
+@pytest.mark.parametrize("persistent", [False, True], ids=["a program a tile", "persistent"])
+@pytest.mark.parametrize("shape", [QWEN3, GPT_OSS], ids=["qwen3", "gpt-oss"])
+def test_tiles_through_tma(compiler: Compiler, through_tma: Any, shape: Shape, persistent: bool, pass_: Pass) -> None:
+    case = Case(shape=shape, traffic=Traffic(tokens=32768), dtype="bf16", pass_=pass_)
+    configuration = through_tma(default(shape, 32768, "bf16", pass_), case, persistent=persistent)
+    run = compiler.forward if pass_ == "forward" else compiler.training
+    found = run(shape, 32768, "bf16", configuration)
+    assert_sound(found, (9, 0), persistent=persistent)
+    for name, one in zip(["first", "second"], (one for one in found if one.name == "prefill_kernel"), strict=True):
+        assert "wgmma.mma_async" in one.ptx
+        assert "cp.async.bulk.tensor" in one.ptx
+        assert "cp.async.cg" in one.ptx, f"{name}'s rows are gathered by the threads, and ahead of time"
+        tiles = configuration.tiles()[name]
+        assert tiles.persistent is persistent
+        assert one.shared_bytes <= shared_bytes(tiles, name, shape, "bf16")
+        operands = shared_bytes(replace(tiles, tma=False, persistent=False), name, shape, "bf16")
+        assert not persistent or one.shared_bytes > operands + BARRIER_BYTES, "no memory of its own for the output"
+    backward = [one for one in found if one.name in {"grad_hidden_kernel", "grad_input_kernel"}]
+    assert len(backward) == (2 if pass_ == "training" else 0)
+    assert all("cp.async.bulk.tensor" in one.ptx for one in backward)
 
 
 @pytest.mark.slow

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cases.shape import Router, Shape
 from impls._interpreter import interpreted
-from impls.fused.configuration import (
-    Configuration,
-    Tiles,
-    block_for,
-    candidates,
-    default,
-    shared_bytes,
-    shared_limit,
-    valid,
-)
+from impls.fused.candidates import candidates
+from impls.fused.configuration import Configuration, Tiles, block_for, shared_bytes, shared_limit, valid
+from impls.fused.defaults import default
 
 CAPABILITIES = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
 QWEN3 = Shape(hidden=2048, expert_hidden=768, experts=128, top_k=8)
@@ -84,8 +79,8 @@ def test_few_tokens_leave_no_multiprocessor_without_work() -> None:
         ({"block_m": 64}, "other rows than the second kernel's"),
     ],
 )
-def test_what_cannot_be_run_is_not_valid(changed: dict[str, int], why: str) -> None:
-    good = {"block_m": 128, "block_n": 128, "block_k": 64, "warps": 8, "stages": 3}
+def test_what_cannot_be_run_is_not_valid(changed: dict[str, Any], why: str) -> None:
+    good: dict[str, Any] = {"block_m": 128, "block_n": 128, "block_k": 64, "warps": 8, "stages": 3}
     second = Tiles(128, 128, 64, 8, 3)
     question = QWEN3, 4096, "bf16", "forward"
     assert valid(Configuration("prefill", Tiles(**good), second), *question)

@@ -17,10 +17,13 @@ from harness.cases.shape import Shape
 from harness.cases.traffic import Traffic
 from harness.records.tuned import Key, Tuned, file_name, keep_tuned, own_path, read_tuned
 from impls.fused import tuned
-from impls.fused.configuration import Configuration, candidates, default
+from impls.fused.candidates import candidates
+from impls.fused.defaults import default
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from impls.fused.configuration import Configuration
 
 SHAPE = Shape(hidden=256, expert_hidden=128, experts=16, top_k=2)
 DEVICE = "NVIDIA H100 80GB HBM3"

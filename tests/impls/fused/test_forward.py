@@ -13,7 +13,8 @@ from torch import Tensor
 
 from harness.layer.contract import Routing
 from impls.fused.combine import combine
-from impls.fused.configuration import Configuration, Regime, Tiles, default
+from impls.fused.configuration import Configuration, Regime, Tiles
+from impls.fused.defaults import default
 from impls.fused.forward import FusedForward
 
 REGIMES: tuple[Regime, ...] = ("decode", "prefill")

@@ -29,7 +29,11 @@ def placed(ids: Tensor, experts: int, block_m: int, form: str) -> Placement:
         return place(Routing(ids, torch.ones(ids.shape)), experts, block_m)
 
 
-def assert_right(made: Placement, ids: Tensor, experts: int, block_m: int) -> None:
+def is_dense(form: str) -> bool:
+    return form == "three launches"
+
+
+def assert_right(made: Placement, ids: Tensor, experts: int, block_m: int, *, dense: bool) -> None:
     _, order, ends = sort_slots(Routing(ids, torch.ones(ids.shape)), experts)
     assert all(tensor.dtype == torch.int32 for tensor in made)
     kept = int(ends[-1]) if len(ends) else 0
@@ -42,6 +46,8 @@ def assert_right(made: Placement, ids: Tensor, experts: int, block_m: int) -> No
     used = made.tile_experts >= 0
     found = zip(made.tile_experts[used].tolist(), made.tile_rows[used].tolist(), strict=True)
     assert list(found) == expected
+    assert made.tile_count.tolist() == [len(expected) if dense else len(used)]
+    assert not dense or bool(used[: len(expected)].all())
     assert len(made.tile_experts) == len(made.tile_rows) == row_tiles(ids.numel(), experts, block_m)
     assert bool((made.tile_experts[~used] == -1).all())
 
@@ -57,7 +63,7 @@ def assert_right(made: Placement, ids: Tensor, experts: int, block_m: int) -> No
 )
 def test_sorts_as_torch_does(form: str, tokens: int, experts: int, top_k: int, block_m: int, seed: int) -> None:
     ids = random_ids(tokens, min(top_k, experts), experts, seed)
-    assert_right(placed(ids, experts, block_m, form), ids, experts, block_m)
+    assert_right(placed(ids, experts, block_m, form), ids, experts, block_m, dense=is_dense(form))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -73,7 +79,7 @@ def test_sorts_as_torch_does(form: str, tokens: int, experts: int, top_k: int, b
 )
 def test_the_edges(form: str, ids: list[list[int]]) -> None:
     for block_m in (16, 64):
-        assert_right(placed(torch.tensor(ids), 3, block_m, form), torch.tensor(ids), 3, block_m)
+        assert_right(placed(torch.tensor(ids), 3, block_m, form), torch.tensor(ids), 3, block_m, dense=is_dense(form))
 
 
 @pytest.mark.parametrize("shape", [(0, 2), (5, 0)])
@@ -89,7 +95,7 @@ def test_ids_need_not_be_contiguous(form: str) -> None:
     ids = random_ids(40, 4, 6, 0)
     strided = ids.T.contiguous().T
     assert not strided.is_contiguous()
-    assert_right(placed(strided, 6, 16, form), ids, 6, 16)
+    assert_right(placed(strided, 6, 16, form), ids, 6, 16, dense=is_dense(form))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -97,4 +103,10 @@ def test_nothing_is_left_unwritten(form: str, lab: object) -> None:
     """On memory full of the largest integer."""
     ids = random_ids(50, 3, 7, 1)
     with lab.poison():  # type: ignore[attr-defined]
-        assert_right(placed(ids, 7, 16, form), ids, 7, 16)
+        assert_right(placed(ids, 7, 16, form), ids, 7, 16, dense=is_dense(form))
+
+
+def test_who_needs_the_tiles_without_gaps_gets_them_for_few_slots_too() -> None:
+    ids = random_ids(40, 2, 6, 3)
+    made = place(Routing(ids, torch.ones(ids.shape)), 6, 16, dense=True)
+    assert_right(made, ids, 6, 16, dense=True)
