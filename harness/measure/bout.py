@@ -7,9 +7,7 @@ import functools
 import gc
 import sys
 import uuid
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from statistics import median
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.layer.balance import balance
@@ -25,10 +23,10 @@ from harness.measure.metering import (
     meter_memory,
 )
 from harness.measure.neighbours import count_cpu, neighbours
+from harness.measure.result import Result
 from harness.measure.timing import LEAST_SHARE, DroppedError, StartOverError, Timed, TimedSection
 from harness.measure.work import work_of
-from harness.records.derive import derive
-from harness.records.record import Energy, ImplInfo, Memory, Record
+from harness.records.record import Energy, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,41 +34,12 @@ if TYPE_CHECKING:
     from harness.cases.case import Case
     from harness.layer.contract import Implementation
     from harness.layer.weights import Weights
-    from harness.measure.gate import Admission
     from harness.measure.surroundings import Surroundings
-    from harness.records.record import Agreement, Balance, Chosen, Neighbours, Timing, Work
+    from harness.records.record import Neighbours, Record
 
 R = TypeVar("R")
 HARNESS = ""
 """Announced instead of an implementation while the harness works on its own: nobody is to blame then."""
-
-
-@dataclass
-class _Result:
-    """What is known of one contestant so far. It holds on to its prepared weights, in ``admission``, until it fails."""
-
-    implementation: Implementation
-    admission: Admission | None = None
-    agreement: Agreement | None = None
-    configuration: Chosen | None = None
-    failure: Failure | None = None
-    timing: Timing | None = None
-    memory: Memory | None = None
-    energy: Energy | None = None
-    work: Work | None = None
-
-    @property
-    def name(self) -> str:
-        return self.implementation.name
-
-    def admit(self, admission: Admission) -> None:
-        self.admission, self.agreement = admission, admission.agreement
-        self.configuration = admission.configuration
-
-    def fail(self, failure: Failure) -> None:
-        self.failure = failure
-        self.agreement = failure.agreement or self.agreement
-        self.admission = self.timing = self.work = None
 
 
 class Bout:
@@ -92,7 +61,7 @@ class Bout:
         start_afresh(self.case)
         self.around.note(HARNESS, "inputs")
         spread = balance(self.examiner.answers.draw(0).routing, self.case.shape)
-        results = [_Result(implementation) for implementation in implementations]
+        results = [Result(implementation) for implementation in implementations]
         for result in results:
             free_unused(self.case.device)
             self._admit(result)
@@ -105,7 +74,7 @@ class Bout:
             for result in results:
                 self._meter(result, window_s)
         bout = uuid.uuid4().hex[:8]
-        return [self._record(result, bout, spread) for result in results]
+        return [result.record(self.case, self.around, bout, spread, self._neighbours) for result in results]
 
     def _try(self, name: str, stage: str, work: Callable[[], R]) -> R | Failure:
         """Do something an implementation takes part in, or return what became of it.
@@ -131,7 +100,7 @@ class Bout:
         free_unused(self.case.device)
         self.around.clock.synchronise()
 
-    def _admit(self, result: _Result) -> None:
+    def _admit(self, result: Result) -> None:
         implementation, around = result.implementation, self.around
         reason = execution_refuses(self.case) or self._try(
             result.name, "asking", lambda: implementation.unsupported(self.case)
@@ -155,7 +124,7 @@ class Bout:
         result.admit(admission)
         around.measuring_ns += admission.first_call_ns
 
-    def _dismiss(self, results: list[_Result]) -> None:
+    def _dismiss(self, results: list[Result]) -> None:
         """Let go who computes the layer right, but in a way whose time would mean nothing."""
         for result in results:
             if result.admission and result.implementation.only_checked:
@@ -163,7 +132,7 @@ class Bout:
                 if reason := self._try(result.name, "asking", ask):
                     result.fail(reason if isinstance(reason, Failure) else Failure("unsupported", str(reason)))
 
-    def _time(self, results: list[_Result], budget_ns: float) -> None:
+    def _time(self, results: list[Result], budget_ns: float) -> None:
         """Time everybody who was admitted; a contestant that fails on the way leaves, and the others start over."""
         clock, start = self.around.clock, self.around.clock.now_ns()
         while admitted := {result.name: result for result in results if result.admission}:
@@ -183,7 +152,7 @@ class Bout:
                 return
             self._recover()
 
-    def _settle(self, admitted: dict[str, _Result], timed: Timed) -> None:
+    def _settle(self, admitted: dict[str, Result], timed: Timed) -> None:
         """Check one timed answer of each, now that the clock has stopped: remembered and stale ones are caught here."""
         if changed := self.examiner.changed_weights():
             reason = (
@@ -214,10 +183,10 @@ class Bout:
         self.examiner.answers.forget()
         timed_ok = [result for result in admitted.values() if result.timing]
         self._weigh(timed_ok, timed)
-        if any(_beats_its_floor(result) for result in timed_ok) and self._second_opinion():
+        if any(result.beats_its_floor for result in timed_ok) and self._second_opinion():
             self._weigh(timed_ok, timed)
 
-    def _weigh(self, results: list[_Result], timed: Timed) -> None:
+    def _weigh(self, results: list[Result], timed: Timed) -> None:
         """Hold each contestant's calls against what the device can do."""
         for result in results:
             result.work = work_of(self.case, timed.traversed[result.name], self.around.ceilings, self.around.datasheet)
@@ -234,7 +203,7 @@ class Bout:
         around.measuring_ns += again.seconds * 1e9
         return True
 
-    def _meter(self, result: _Result, window_s: float) -> None:
+    def _meter(self, result: Result, window_s: float) -> None:
         """Meter memory and energy; when that fails the time still stands."""
         if not self.around.metered or not result.timing or not result.admission:
             return
@@ -248,37 +217,9 @@ class Bout:
             energy = Energy(status="unavailable", reason=energy.reason)
         result.memory, result.energy = memory, energy
 
-    def _record(self, result: _Result, bout: str, spread: Balance) -> Record:
-        failure = result.failure
-        record = Record(
-            case=self.case,
-            case_id=self.case.case_id,
-            impl=describe(result.implementation),
-            status=failure.status if failure else "ok",
-            reason=failure.reason if failure else "",
-            log_tail=failure.log_tail if failure else "",
-            environment_id=self.around.environment_id,
-            bout=bout,
-            taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            configuration=result.configuration,
-            timing=result.timing,
-            agreement=result.agreement,
-            memory=result.memory,
-            energy=result.energy,
-            balance=spread,
-            work=result.work,
-            neighbours=self._neighbours if result.timing else None,
-        )
-        return derive(record, self.around.ceilings)
-
 
 def _of_the_oracle(failure: Failure) -> Failure:
     return replace(failure, reason=f"computing the float64 oracle failed: {failure.reason}")
-
-
-def _beats_its_floor(result: _Result) -> bool:
-    floor_ns = result.work.floor_ns if result.work else None
-    return result.timing is not None and floor_ns is not None and median(result.timing.samples_ns) < floor_ns
 
 
 @contextlib.contextmanager
@@ -290,16 +231,3 @@ def short_collections() -> Iterator[None]:
     finally:
         gc.collect()
         gc.unfreeze()
-
-
-def describe(implementation: Implementation) -> ImplInfo:
-    """Say which implementation, as records do."""
-    return ImplInfo(
-        name=implementation.name,
-        family=implementation.family,
-        version=implementation.version,
-        source_hash=implementation.source_hash,
-        origin=implementation.origin,
-        summary=implementation.summary,
-        note=implementation.note,
-    )

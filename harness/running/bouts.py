@@ -177,8 +177,8 @@ def _asked(planned: PlannedCase) -> list[Implementation]:
 
 def _hopeless(job: BoutsJob | TurnsJob, planned: PlannedCase, error: Exception) -> jobs.BoutOutcome:
     """Tell every implementation of a case that it cannot be: too large for memory, or its trace is not there."""
-    from harness.measure.bout import describe
     from harness.measure.failures import explain
+    from harness.measure.result import describe
 
     failure = explain(error)
     said = str(error) if isinstance(error, ReplayError) else f"the case itself does not fit: {failure.reason}"

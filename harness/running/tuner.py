@@ -49,10 +49,11 @@ def _tune(
     note: Callable[[str, str, str], None],
     budget_s: float,
 ) -> jobs.TunedOutcome:
-    from harness.measure.bout import Bout, describe
+    from harness.measure.bout import Bout
     from harness.measure.caches import cache_bytes
     from harness.measure.climb import Climb
     from harness.measure.clocks import clock_for
+    from harness.measure.result import describe
     from harness.measure.surroundings import Surroundings
     from harness.running.devices import device_name
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from harness.layer.weights import make_weights
-from harness.measure.bout import HARNESS, Bout, describe
+from harness.measure.bout import HARNESS, Bout
 from harness.measure.clocks import clock_for
+from harness.measure.result import describe
 from harness.records.environment import Ceilings
 from harness.records.record import Record
 
