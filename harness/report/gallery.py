@@ -36,11 +36,16 @@ class Gallery:
         require(not self.also or self.also in VECTOR, "--also", self.also, "one of " + ", ".join(VECTOR))
 
     def hang(self, figure: Figure, name: str) -> str:
-        """Save a figure, and return the name of the file that the page shows."""
+        """Save a figure, and return the name of the file that the page shows.
+
+        Where an earlier report left it in another format too, that one is renewed: it must not show other figures.
+        """
         file = f"{slug(name)}.png"
         figure.savefig(self.folder / file)
-        if self.also:
-            figure.savefig((self.folder / file).with_suffix(f".{self.also}"), metadata=_TIMELESS[self.also])
+        for ending in VECTOR:
+            path = (self.folder / file).with_suffix(f".{ending}")
+            if ending == self.also or path.exists():
+                figure.savefig(path, metadata=_TIMELESS[ending])
         return file
 
     def take_down(self, earlier: str, now: str) -> None:

@@ -32,6 +32,17 @@ def test_pictures_come_in_the_formats_asked_for(tmp_path: Path, also: str) -> No
     assert all(content.startswith(STARTS[ending]) for ending, content in found.items())
 
 
+def test_another_format_of_an_earlier_report_shows_no_old_figures(tmp_path: Path) -> None:
+    with in_style():
+        Gallery(tmp_path, "pdf").hang(drawn(), "one")
+        old = (tmp_path / "one.pdf").read_bytes()
+        figure = drawn()
+        figure.add_subplot().plot([1, 2])
+        Gallery(tmp_path, "svg").hang(figure, "one")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".pdf", ".svg"}
+    assert (tmp_path / "one.pdf").read_bytes() != old
+
+
 @pytest.mark.parametrize("also", ["pdf", "svg"])
 def test_equal_pictures_are_equal_files(tmp_path: Path, also: str) -> None:
     with in_style():
