@@ -10,7 +10,7 @@ import torch
 
 from harness.measure.contestant import ContractError
 from harness.measure.executions import CaptureError
-from harness.measure.failures import LOG_CHARACTERS, REASON_CHARACTERS, explain, is_out_of_memory
+from harness.measure.failures import LOG_CHARACTERS, REASON_CHARACTERS, explain, free_unused, is_out_of_memory
 from harness.measure.gate import DisagreementError
 from harness.records.record import STATUSES, Agreement
 
@@ -86,3 +86,11 @@ def test_reason_and_log_are_cut() -> None:
     assert failure.log_tail.rstrip().endswith("IndexError: list index out of range")
     assert len(explain(ValueError("x" * 5000)).reason) == REASON_CHARACTERS
     assert explain(MemoryError()).status in STATUSES
+
+
+@pytest.mark.parametrize(("device", "freed"), [("cuda", 1), ("cuda:1", 1), ("cpu", 0)])
+def test_only_a_gpu_has_memory_to_give_back(monkeypatch: pytest.MonkeyPatch, device: str, freed: int) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty"))
+    free_unused(device)
+    assert len(calls) == freed

@@ -113,9 +113,10 @@ def test_facts_of_this_machine() -> None:
     assert "cpu" in facts.grouped_mm
 
 
-def test_grouped_products_that_do_not_run_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, TypeError, ValueError])
+def test_grouped_products_that_do_not_run_have_a_reason(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
     def refuse(*_args: object, **_kwargs: object) -> None:
-        raise RuntimeError("needs capability 9.0\nand more")
+        raise kind("needs capability 9.0\nand more")
 
     monkeypatch.setattr(torch.nn.functional, "grouped_mm", refuse, raising=False)
     assert devices.grouped_mm_refuses("cpu") == "needs capability 9.0"
