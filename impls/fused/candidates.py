@@ -27,16 +27,29 @@ def candidates(
 ) -> list[Configuration]:
     """Return what a tuner may try next: ``base`` (by default ``default``), then all that are one step from it.
 
-    A step changes one kernel; another regime or another ``block_m`` changes all of them. All are valid, none occurs
-    twice.
+    A step changes one kernel; another way to fetch, another regime or another ``block_m`` may change all of them. All
+    are valid, none occurs twice. What changes most comes first, since a tuner may have no time for the rest.
     """
     start = base or default(shape, tokens, dtype, pass_, capability)
     tried: dict[Configuration, None] = {start: None}
+    for other in _copied(start):
+        tried[fitted(other, shape, tokens, dtype, capability)] = None
     for other in _neighbours(start, shape, tokens, dtype, pass_):
         fits = fitted(other, shape, tokens, dtype, capability)
         if fits == other and valid(fits, shape, tokens, dtype, pass_, capability):
             tried[fits] = None
     return list(tried)
+
+
+def _copied(start: Configuration) -> Iterator[Configuration]:
+    """Yield TMA for every kernel, without and with persistent programs where there are such."""
+    for persistent in (False, True) if start.regime == "prefill" else (False,):
+        yield start.changed(
+            {
+                name: replace(tiles, tma=True, persistent=persistent and name in {"first", "second"})
+                for name, tiles in start.tiles().items()
+            }
+        )
 
 
 def _neighbours(start: Configuration, shape: Shape, tokens: int, dtype: str, pass_: str) -> Iterator[Configuration]:

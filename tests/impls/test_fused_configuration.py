@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,11 @@ questions = st.tuples(
 )
 
 
+@pytest.fixture
+def gpu_cases() -> list[Question]:
+    return [(QWEN3, tokens, "bf16", pass_) for tokens in (16, 64, 4096) for pass_ in ("forward", "training")]
+
+
 @settings(max_examples=150, deadline=None)
 @given(questions, st.sampled_from(CAPABILITIES))
 def test_the_default_can_always_be_run(question: Question, capability: tuple[int, int]) -> None:
@@ -52,6 +58,25 @@ def test_whatever_a_tuner_may_try_can_be_run(question: Question, capability: tup
     assert all(valid(one, *question, capability=capability) for one in tried)
     again = candidates(*question, base=tried[-1], capability=capability)
     assert again[0] == tried[-1]
+
+
+def test_other_ways_to_fetch_come_first(gpu_cases: list[Question]) -> None:
+    """A tuner asks a dozen at a time, and may have no time for more."""
+    for question in gpu_cases:
+        start, all_tma, *others = candidates(*question)
+        assert not any(tiles.tma for tiles in start.tiles().values())
+        assert all(tiles.tma for name, tiles in all_tma.tiles().items() if name != "grad_weight")
+        if start.regime == "prefill":
+            assert others[0].first.persistent
+            assert others[0].second.persistent
+            assert others[0].grad_hidden is None or others[0].grad_hidden.tma
+
+
+def test_nothing_is_fetched_by_tma_where_it_cannot_be() -> None:
+    uneven = Shape(hidden=100, expert_hidden=36, experts=5, top_k=2)
+    for shape, dtype, capability in ((uneven, "bf16", (9, 0)), (QWEN3, "fp32", (9, 0)), (QWEN3, "bf16", (8, 0))):
+        tried = candidates(shape, 512, dtype, "training", capability=capability)
+        assert not any(tiles.tma or tiles.persistent for one in tried for tiles in one.tiles().values())
 
 
 @pytest.mark.parametrize(
@@ -77,6 +102,7 @@ def test_few_tokens_leave_no_multiprocessor_without_work() -> None:
         ({"block_n": 256, "warps": 4}, "more accumulators than registers"),
         ({"stages": 9}, "more than shared memory"),
         ({"block_m": 64}, "other rows than the second kernel's"),
+        ({"persistent": True}, "persistent programs by pointers"),
     ],
 )
 def test_what_cannot_be_run_is_not_valid(changed: dict[str, Any], why: str) -> None:
@@ -105,6 +131,11 @@ def test_a_block_holds_its_size_and_is_no_larger_than_needed(size: int) -> None:
 def test_shared_memory_counts_gate_and_up() -> None:
     assert shared_bytes(Tiles(128, 128, 64, 8, 3), "first", QWEN3, "bf16") == 3 * (128 + 2 * 128) * 64 * 2
     assert shared_bytes(Tiles(128, 128, 64, 8, 3), "second", QWEN3, "bf16") == 3 * (128 + 128) * 64 * 2
+    tma = Tiles(128, 128, 64, 8, 3, tma=True)
+    turned = shared_bytes(replace(tma, persistent=True), "first", QWEN3, "bf16") - shared_bytes(
+        tma, "first", QWEN3, "bf16"
+    )
+    assert turned == 128 * 128 * 2
     assert shared_limit((9, 0)) == 227 * 1024
     assert shared_limit((8, 3)) == shared_limit((12, 0)) == 99 * 1024
 
