@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from harness import Routing
 from impls.fused.backward import Needs, Saved, backward
 from impls.fused.combine import combine
-from impls.fused.placement import Placement, place
+from impls.fused.placement import Placement, place_for
 from impls.fused.prefill import Activation, project_in, project_out
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class _Experts(Function):
         activation: Activation,
         configuration: Configuration,
     ) -> Tensor:
-        rows, dense = configuration.first.block_m, configuration.persistent
-        placement = place(Routing(expert_ids, weights), len(down), rows, dense=dense)
+        placement = place_for(Routing(expert_ids, weights), len(down), configuration)
         hidden, z = project_in(
             x, proj_in, proj_in_bias, placement, activation, configuration.first, keep_z=any(ctx.needs_input_grad)
         )

@@ -126,7 +126,9 @@ def valid(
 
 def _valid_tiles(tiles: Tiles, kernel: str, shape: Shape, dtype: str) -> bool:
     blocks = (tiles.block_m, tiles.block_n, tiles.block_k)
-    if any(block < LEAST_BLOCK or block & (block - 1) for block in blocks) or tiles.warps not in {1, 2, 4, 8}:
+    if any(block < LEAST_BLOCK or block & (block - 1) for block in blocks):
+        return False
+    if tiles.warps not in {1, 2, 4, 8} or tiles.stages < 1:
         return False
     return tiles.block_m * tiles.block_n * products(kernel, shape) / (32 * tiles.warps) <= MOST_ACCUMULATED[dtype]
 
@@ -134,21 +136,17 @@ def _valid_tiles(tiles: Tiles, kernel: str, shape: Shape, dtype: str) -> bool:
 def copies_well(tiles: Tiles, kernel: str, shape: Shape, dtype: str, capability: tuple[int, int]) -> bool:
     """Whether ``tma`` and ``persistent`` are for this kernel, shape and device.
 
-    Only the forward kernels have persistent programs. A tile that reaches beyond an expert's matrix along the reduction
-    would hold another expert's weights, not zeros, unless the reduction lies along the rows; NaN times zero is NaN.
+    Only the forward kernels have persistent programs; the gradients of weights read no weights.
     """
     if not tiles.tma:
         return not tiles.persistent
-    columns, reduction = sizes(kernel, shape)
-    if kernel in {"first", "second"}:
-        row, whole = reduction, True
-    elif kernel == "grad_weight" or tiles.persistent:
+    is_forward = kernel in {"first", "second"}
+    if kernel == "grad_weight" or (tiles.persistent and not is_forward):
         return False
-    else:
-        row, whole = columns, reduction % tiles.block_k == 0
-    aligned = row * DTYPE_BYTES[dtype] % TMA_STRIDE_BYTES == 0
+    columns, reduction = sizes(kernel, shape)
+    aligned = (reduction if is_forward else columns) * DTYPE_BYTES[dtype] % TMA_STRIDE_BYTES == 0
     small = max(tiles.block_n, tiles.block_k) <= MOST_TMA_BLOCK
-    return capability >= LEAST_TMA_CAPABILITY and dtype != "fp32" and aligned and whole and small
+    return capability >= LEAST_TMA_CAPABILITY and dtype != "fp32" and aligned and small
 
 
 def sizes(kernel: str, shape: Shape, tokens: int = 1) -> tuple[int, int]:

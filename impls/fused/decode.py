@@ -49,7 +49,7 @@ def _project(
     by_expert = experts <= tokens * top_k
     decode_kernel[(triton.cdiv(columns, tiles.block_n), experts if by_expert else tokens * top_k)](
         rows,
-        along_rows(weight, tiles),
+        along_rows(weight, tiles, parts=width // columns),
         bias,
         ids,
         out,

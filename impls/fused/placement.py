@@ -18,6 +18,7 @@ from impls.fused.configuration import LAUNCH
 
 if TYPE_CHECKING:
     from harness import Routing
+    from impls.fused.configuration import Configuration
 
 FEW_SLOTS = 8192
 """Up to so many slots one launch is quicker than three."""
@@ -47,11 +48,16 @@ class Placement(NamedTuple):
     tile_count: Tensor
 
 
+def place_for(routing: Routing, experts: int, configuration: Configuration) -> Placement:
+    """Sort the slots by expert as the kernels of a configuration go over them."""
+    return place(routing, experts, configuration.first.block_m, dense=configuration.persistent)
+
+
 def place(routing: Routing, experts: int, block_m: int, *, dense: bool = False) -> Placement:
     """Sort the slots by expert and cut each expert's rows into tiles of ``block_m``.
 
     There are ``N // block_m + E`` places for tiles, which is enough for any routing. With three launches, and so always
-    when ``dense``, no place is left free between experts. With one, expert e's tiles stand from
+    when ``dense`` and there are slots, no place is left free between experts. With one, expert e's tiles stand from
     ``starts[e] // block_m + e`` on: no two experts' overlap, and nobody has to know the others' number of tiles.
     """
     ids = routing.expert_ids.contiguous()

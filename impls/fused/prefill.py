@@ -17,7 +17,7 @@ from torch import Tensor
 from impls.fused.combine import combine
 from impls.fused.configuration import MOST_WARPS
 from impls.fused.dot import narrow
-from impls.fused.placement import Placement, place
+from impls.fused.placement import Placement, place_for
 from impls.fused.projection import activate, project
 from impls.fused.tiling import GROUP, swizzle
 from impls.fused.weights import along_rows
@@ -32,7 +32,7 @@ INTERPRETED_PROGRAMS = 3
 def prefill(x: Tensor, routing: Routing, layer: Layer, configuration: Configuration) -> Tensor:
     """Compute the layer for x (T, H). Writes the hidden units (N, I) and the outputs (N, H) of N = T * K rows."""
     shape = layer.shape
-    placement = place(routing, shape.experts, configuration.first.block_m, dense=configuration.persistent)
+    placement = place_for(routing, shape.experts, configuration)
     act = Activation(shape.activation, shape.gated)
     hidden, _ = project_in(x, layer.proj_in, layer.proj_in_bias, placement, act, configuration.first)
     out = project_out(hidden, layer.down, layer.down_bias, placement, configuration.second)
@@ -96,7 +96,7 @@ def _launch(
     every_tile = len(placement.tile_experts) * triton.cdiv(columns, tiles.block_n)
     prefill_kernel[(_programs(tiles, out.device) if tiles.persistent else every_tile,)](
         rows,
-        along_rows(weight, tiles),
+        along_rows(weight, tiles, parts=2 if activation.gated else 1),
         bias,
         placement.slots,
         placement.starts,
@@ -159,7 +159,8 @@ def prefill_kernel(
         row_tiles = tl.load(tile_count)
         # Flat, the loops over tiles and along the reduction are one, whose pipeline does not run dry between tiles.
         for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0), flatten=True):
-            row_tile, column_tile = swizzle(tile, row_tiles, column_tiles, GROUP)
+            # The pipeline may ask ahead of the loop, where no tile is left.
+            row_tile, column_tile = swizzle(tile, row_tiles, column_tiles, GROUP, True)
             expert = tl.load(tile_experts + row_tile).to(tl.int64)
             first_row = tl.load(tile_rows + row_tile)
             compute_tile(

@@ -31,40 +31,40 @@ def project(
 
     ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements; unless EVERY_ROW, rows that are not
     ``inside_rows`` are not read and count as 0. ``weight`` is (E, WIDTH, LENGTH), or where GATED (E, 2 * WIDTH, LENGTH)
-    with gate rows before up rows, and with TMA a descriptor of its rows (E * WIDTH or E * 2 * WIDTH, LENGTH);
-    ``bias`` is (E, WIDTH or 2 * WIDTH) or None, ``expert`` int64. Columns behind WIDTH mean nothing. Returns gate and
-    up; plain, ``up`` is zero.
+    with gate rows before up rows, or with TMA its descriptor (``along_rows``); ``bias`` is (E, WIDTH or 2 * WIDTH) or
+    None, ``expert`` int64. Columns behind WIDTH mean nothing. Returns gate and up; plain, both are the product.
+
+    Gate and up are the two halves of one product: the rows are fetched once, and one product keeps the tensor cores
+    busier than two of half its width.
     """
-    height = 2 * WIDTH if GATED else WIDTH
+    PARTS: tl.constexpr = 2 if GATED else 1
     steps = tl.arange(0, BLOCK_K)
-    column = tl.minimum(first_column + tl.arange(0, BLOCK_N), WIDTH - 1)
+    place = tl.arange(0, PARTS * BLOCK_N)
+    row = place // BLOCK_N * WIDTH + tl.minimum(first_column + place % BLOCK_N, WIDTH - 1)
     left = left_rows[:, None] + steps[None, :]
     if not TMA:
-        right = weight + expert * (height * LENGTH) + column[None, :] * LENGTH + steps[:, None]
-    first_row = (expert * height).to(tl.int32) + first_column
-    every_column = tl.full((BLOCK_N,), True, tl.int1)
-    gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        right = weight + expert * (PARTS * WIDTH * LENGTH) + row[None, :] * LENGTH + steps[:, None]
+    first_part = (PARTS * expert).to(tl.int32)
+    every_column = tl.full((PARTS * BLOCK_N,), True, tl.int1)
+    sums = tl.zeros((BLOCK_M, PARTS * BLOCK_N), tl.float32)
     for step in range(0, LENGTH, BLOCK_K):
         inside = steps < LENGTH - step
         a = load_inside(left, inside_rows, inside, EVERY_ROW, LENGTH % BLOCK_K == 0)
-        # The up rows lie WIDTH rows behind the gate rows. What TMA fetches behind a row's end is zero.
         if TMA:
-            gate = dot(a, tl.trans(weight.load([first_row, step])), gate)
-            if GATED:
-                up = dot(a, tl.trans(weight.load([first_row + WIDTH, step])), up)
+            # What it fetches outside of the expert's matrix is zero.
+            fetched = weight.load([first_part, first_column, step])
+            b = tl.trans(tl.reshape(fetched, (PARTS * BLOCK_N, BLOCK_K)))
         else:
             b = load_inside(right, inside, every_column, LENGTH % BLOCK_K == 0, True)
-            gate = dot(a, b, gate)
-            if GATED:
-                c = load_inside(right + WIDTH * LENGTH, inside, every_column, LENGTH % BLOCK_K == 0, True)
-                up = dot(a, c, up)
             right += BLOCK_K
+        sums = dot(a, b, sums)
         left += BLOCK_K
     if bias is not None:
-        gate += tl.load(bias + expert * height + column).to(tl.float32)[None, :]
-        if GATED:
-            up += tl.load(bias + expert * height + WIDTH + column).to(tl.float32)[None, :]
+        sums += tl.load(bias + expert * (PARTS * WIDTH) + row).to(tl.float32)[None, :]
+    if GATED:
+        gate, up = tl.split(tl.permute(tl.reshape(sums, (BLOCK_M, 2, BLOCK_N)), (0, 2, 1)))
+    else:
+        gate, up = sums, sums
     return gate, up
 
 

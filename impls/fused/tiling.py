@@ -12,11 +12,16 @@ GROUP = 8
 
 
 @triton.jit
-def swizzle(program, row_tiles, column_tiles, GROUP: tl.constexpr):
-    """Row and column tile of a program: GROUP row tiles go over the columns together and share them in the L2 cache."""
+def swizzle(program, row_tiles, column_tiles, GROUP: tl.constexpr, AHEAD: tl.constexpr = False):
+    """Row and column tile of a program: GROUP row tiles go over the columns together and share them in the L2 cache.
+
+    With AHEAD it may be asked for a program that has no tile, and answers anything.
+    """
     group = program // (GROUP * column_tiles)
     within = program % (GROUP * column_tiles)
     height = tl.minimum(row_tiles - group * GROUP, GROUP)
+    if AHEAD:
+        height = tl.maximum(height, 1)
     return group * GROUP + within % height, within // height
 
 
@@ -49,23 +54,22 @@ def multiply(
 ):
     """Product of rows with some columns of one expert's matrix, in float32: (BLOCK_M, BLOCK_N).
 
-    ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements. ``weight`` is (E, LENGTH, WIDTH), with
-    TMA a descriptor of its rows (E * LENGTH, WIDTH), LENGTH then a multiple of BLOCK_K; ``expert`` is int64. Columns
-    behind WIDTH give 0.
+    ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements. ``weight`` is (E, LENGTH, WIDTH), or
+    with TMA its descriptor (``across_rows``); ``expert`` is int64. Columns behind WIDTH give 0.
     """
     columns = first_column + tl.arange(0, BLOCK_N)
     steps = tl.arange(0, BLOCK_K)
     left = left_rows[:, None] + steps[None, :]
     if not TMA:
         right = weight + expert * LENGTH * WIDTH + steps[:, None] * WIDTH + columns[None, :]
-    first_row = (expert * LENGTH).to(tl.int32)
     every_row = tl.full((BLOCK_M,), True, tl.int1)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(0, LENGTH, BLOCK_K):
         inside = steps < LENGTH - step
         a = load_inside(left, every_row, inside, True, LENGTH % BLOCK_K == 0)
         if TMA:
-            b = weight.load([first_row + step, first_column])
+            # What it fetches outside of the expert's matrix is zero.
+            b = tl.reshape(weight.load([expert.to(tl.int32), step, first_column]), (BLOCK_K, BLOCK_N))
         else:
             b = load_inside(right, inside, columns < WIDTH, LENGTH % BLOCK_K == 0, WIDTH % BLOCK_N == 0)
             right += BLOCK_K * WIDTH

@@ -14,20 +14,30 @@ if TYPE_CHECKING:
     from impls.fused.configuration import Tiles
 
 
-def along_rows(weight: Tensor, tiles: Tiles) -> Tensor | TensorDescriptor:
-    """Return weights (E, columns, reduction) as a kernel with these tiles takes them."""
-    return _as_fetched(weight, [tiles.block_n, tiles.block_k], tma=tiles.tma)
+def along_rows(weight: Tensor, tiles: Tiles, *, parts: int) -> Tensor | TensorDescriptor:
+    """Return weights (E, parts * columns, reduction) as a kernel with these tiles takes them; gate and up are parts.
+
+    A descriptor shows (E * parts, columns, reduction) in tiles of (parts, block_n, block_k).
+    """
+    weight = weight.contiguous()
+    if not tiles.tma:
+        return weight
+    experts, rows, reduction = weight.shape
+    by_part = weight.view(experts * parts, rows // parts, reduction)
+    return TensorDescriptor.from_tensor(_aligned(by_part), [parts, tiles.block_n, tiles.block_k])
 
 
 def across_rows(weight: Tensor, tiles: Tiles) -> Tensor | TensorDescriptor:
-    """Return weights (E, reduction, columns) as a kernel with these tiles takes them."""
-    return _as_fetched(weight, [tiles.block_k, tiles.block_n], tma=tiles.tma)
+    """Return weights (E, reduction, columns) as a kernel with these tiles takes them.
 
-
-def _as_fetched(weight: Tensor, block: list[int], *, tma: bool) -> Tensor | TensorDescriptor:
+    A descriptor shows (E, reduction, columns) in tiles of (1, block_k, block_n).
+    """
     weight = weight.contiguous()
-    if not tma:
+    if not tiles.tma:
         return weight
-    if weight.data_ptr() % TMA_STRIDE_BYTES:  # somebody's view into the middle of something
-        weight = weight.clone()
-    return TensorDescriptor.from_tensor(weight.flatten(0, 1), block)
+    return TensorDescriptor.from_tensor(_aligned(weight), [1, tiles.block_k, tiles.block_n])
+
+
+def _aligned(weight: Tensor) -> Tensor:
+    """Copy somebody's view into the middle of something; TMA begins at multiples of 16 bytes only."""
+    return weight.clone() if weight.data_ptr() % TMA_STRIDE_BYTES else weight

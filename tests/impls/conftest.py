@@ -24,7 +24,7 @@ from harness.running.registry import registered
 from impls.fused.configuration import Configuration, valid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 MOE = ("loop", "einsum", "batched", "grouped", "soft")
 UNIT_ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11}
@@ -185,13 +185,18 @@ def lab() -> Iterator[Lab]:
     torch.set_num_threads(threads)
 
 
-def through_tma(configuration: Configuration, case: Case, *, persistent: bool = False) -> Configuration:
-    """The same tiles, fetched by TMA where a kernel can, and persistent; a stage less where shared memory is short."""
+def through_tma(
+    configuration: Configuration, case: Case, persistent: Collection[str] = (), capability: tuple[int, int] = (9, 0)
+) -> Configuration:
+    """The same tiles, fetched by TMA where a kernel can, some kernels ``persistent``.
+
+    A stage less where shared memory is short.
+    """
     for name, tiles in configuration.tiles().items():
-        alone = persistent and name in {"first", "second"}
         for stages in (tiles.stages, tiles.stages - 1):
-            copied = configuration.changed({name: replace(tiles, tma=True, persistent=alone, stages=stages)})
-            if valid(copied, case.shape, case.traffic.tokens, case.dtype, case.pass_):
+            changed = replace(tiles, tma=True, persistent=name in persistent, stages=stages)
+            copied = configuration.changed({name: changed})
+            if valid(copied, case.shape, case.traffic.tokens, case.dtype, case.pass_, capability):
                 configuration = copied
                 break
     return configuration

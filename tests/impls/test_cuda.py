@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.layer.contract import Forward
+    from harness.layer.inputs import Inputs
 
 pytestmark = pytest.mark.cuda
 
@@ -80,26 +87,45 @@ def test_fused_on_many_tokens(lab: Any, dtype: str, pass_: str, experts: int, si
         assert all(torch.equal(got[key], again[key]) for key in got)
 
 
-@pytest.mark.parametrize(("tokens", "persistent"), [(16, False), (40, True), (5000, False), (5000, True)])
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize(
+    ("tokens", "persistent"), [(16, ()), (40, ("first", "second")), (5000, ()), (5000, ("first", "second"))]
+)
 @pytest.mark.parametrize("pass_", ["forward", "training"])
-def test_fused_through_tma(lab: Any, through_tma: Any, pass_: str, persistent: bool, tokens: int) -> None:
-    """Sizes that are no multiples of the tiles."""
+def test_fused_through_tma(lab: Any, through_tma: Any, pass_: str, persistent: tuple[str, ...], tokens: int) -> None:
+    """Sizes that are no multiples of the tiles; with nothing to do, too."""
+    problem = problem_on_gpu(lab, "fused", tokens, pass_=pass_, hidden=456, expert_hidden=392, experts=16, bias=True)
+    prepared = fetching(problem, through_tma, persistent)
+    with lab.poison():
+        got = lab.assert_agrees("fused", problem, lab.ask("fused", problem, prepared))
+    with never_waiting():
+        repeated = [lab.ask("fused", problem, prepared) for _ in range(20)]
+    assert all(torch.equal(got[key], again[key]) for again in repeated for key in got)
+    dropped = problem.routed(torch.full((tokens, 2), 16))
+    lab.assert_agrees("fused", dropped, lab.ask("fused", dropped, prepared))
+
+
+@pytest.mark.parametrize(("tokens", "persistent"), [(16, ()), (5000, ()), (5000, ("first", "second"))])
+def test_fused_through_tma_fits_into_a_graph(
+    lab: Any, through_tma: Any, persistent: tuple[str, ...], tokens: int
+) -> None:
+    """A graph keeps the descriptors it was captured with."""
+    problem = problem_on_gpu(lab, "fused", tokens, pass_="forward", hidden=456, expert_hidden=392, experts=16)
+    assert_fits_into_a_graph(fetching(problem, through_tma, persistent), problem.inputs)
+
+
+def fetching(problem: Any, through_tma: Any, persistent: tuple[str, ...]) -> Forward:
+    """The fused kernels with their default tiles, fetched by TMA."""
     from impls.fused.defaults import default
     from impls.fused.forward import FusedForward
 
-    capability = torch.cuda.get_device_capability()
+    capability, case = torch.cuda.get_device_capability(), problem.case
     if capability < (9, 0):
         pytest.skip("below compute capability 9.0 there is no TMA")
-    problem = problem_on_gpu(lab, "fused", tokens, pass_=pass_, hidden=448, expert_hidden=392, experts=16, bias=True)
-    tiles = default(problem.case.shape, tokens, "bf16", pass_, capability)
-    copied = through_tma(tiles, problem.case, persistent=persistent)
-    assert (copied.first.tma, copied.first.persistent) == (True, persistent)
-    prepared = FusedForward(problem.weights.layer, copied)
-    with lab.poison():
-        got = lab.assert_agrees("fused", problem, lab.ask("fused", problem, prepared))
-    for _ in range(20):
-        again = lab.ask("fused", problem, prepared)
-        assert all(torch.equal(got[key], again[key]) for key in got)
+    tiles = default(case.shape, case.traffic.tokens, case.dtype, case.pass_, capability)
+    copied = through_tma(tiles, case, persistent, capability)
+    assert (copied.first.tma, copied.first.persistent) == (True, bool(persistent))
+    return FusedForward(problem.weights.layer, copied)
 
 
 @pytest.mark.parametrize("ids", [[[8, 8]], [[8, 2]], [[5, 8]]], ids=str)
@@ -117,9 +143,16 @@ def test_never_waits_for_the_device(lab: Any, name: str, pass_: str) -> None:
         pytest.skip("below compute capability 9.0 grouped_mm is a loop on the host")
     problem = problem_on_gpu(lab, name, pass_=pass_, bias=True)
     lab.ask(name, problem)
+    with never_waiting():
+        lab.ask(name, problem)
+
+
+@contextlib.contextmanager
+def never_waiting() -> Iterator[None]:
+    """Whatever waits for the device raises."""
     try:
         torch.cuda.set_sync_debug_mode("error")
-        lab.ask(name, problem)
+        yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -129,8 +162,10 @@ def test_fits_into_a_graph(lab: Any, name: str) -> None:
     if name == "grouped" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("below compute capability 9.0 grouped_mm is a loop on the host")
     problem = problem_on_gpu(lab, name, pass_="forward")
-    inputs = problem.seen_by(name).inputs
-    forward = lab.implementation(name).prepare(problem.weights.layer)
+    assert_fits_into_a_graph(lab.implementation(name).prepare(problem.weights.layer), problem.seen_by(name).inputs)
+
+
+def assert_fits_into_a_graph(forward: Forward, inputs: Inputs) -> None:
     with torch.no_grad():
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

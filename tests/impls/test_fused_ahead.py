@@ -38,13 +38,14 @@ MOST_SPILLED_BYTES = 128
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel: its PTX, its shared memory, and its registers and the bytes it spills to a thread's stack."""
+    """One kernel: its PTX, its shared memory, its registers, the bytes it spills, and what is said of its wgmma."""
 
     name: str
     ptx: str
     shared_bytes: int
     registers: int
     spilled_bytes: int
+    remarks: str
 
 
 class Compiler:
@@ -101,15 +102,28 @@ class Compiler:
         return self.found
 
     def _read(self, name: str, compiled: Any) -> Compiled:
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(compiled.asm["cubin"])
-            file.flush()
-            tool = self._folder / "backends/nvidia/bin/cuobjdump"
-            said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        with tempfile.TemporaryDirectory() as folder:
+            cubin, ptx = Path(folder, "kernel.cubin"), Path(folder, "kernel.ptx")
+            cubin.write_bytes(compiled.asm["cubin"])
+            ptx.write_text(compiled.asm["ptx"])
+            said = told([self._folder / "backends/nvidia/bin/cuobjdump", "-res-usage", cubin])
+            target = f"--gpu-name={compiled.asm['ptx'].partition('.target ')[2].split()[0]}"
+            asked = "wgmma" in compiled.asm["ptx"]
+            remarks = told([self._assembler(), "-v", target, "-o", cubin, ptx]) if asked else ""
         usage = re.search(r"REG:(\d+) STACK:(\d+)", said)
         assert usage, said
         shared = compiled.metadata.shared
-        return Compiled(name, compiled.asm["ptx"], shared, int(usage.group(1)), int(usage.group(2)))
+        return Compiled(name, compiled.asm["ptx"], shared, int(usage.group(1)), int(usage.group(2)), remarks)
+
+    def _assembler(self) -> str:
+        from triton.backends.nvidia.compiler import get_ptxas
+
+        return str(get_ptxas(10 * self.capability[0] + self.capability[1]).path)
+
+
+def told(command: list[str | Path]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
 
 
 def made_of_nothing(shape: Shape, tokens: int, dtype: str) -> tuple[Tensor, Routing, Layer]:
@@ -141,6 +155,7 @@ def assert_sound(found: list[Compiled], capability: tuple[int, int], *, persiste
     for one in found:
         assert one.shared_bytes <= shared_limit(capability), f"{one.name} takes {one.shared_bytes} bytes shared"
         assert one.spilled_bytes <= MOST_SPILLED_BYTES, f"{one.name} spills {one.spilled_bytes} bytes a thread"
+        assert "serialized" not in one.remarks, f"{one.name} waits for each of its products: {one.remarks}"
         assert_warpgroups_wait_for_each_other(one, persistent=persistent and one.name == "prefill_kernel")
 
 
@@ -214,20 +229,22 @@ def test_float32_runs_in_full_precision(compiler: Compiler) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pass_", ["forward", "training"])
-@pytest.mark.parametrize("persistent", [False, True], ids=["a program a tile", "persistent"])
+@pytest.mark.parametrize("persistent", [(), ("first", "second")], ids=["a program a tile", "persistent"])
 @pytest.mark.parametrize("shape", [QWEN3, GPT_OSS], ids=["qwen3", "gpt-oss"])
-def test_tiles_through_tma(compiler: Compiler, through_tma: Any, shape: Shape, persistent: bool, pass_: Pass) -> None:
+def test_tiles_through_tma(
+    compiler: Compiler, through_tma: Any, shape: Shape, persistent: tuple[str, ...], pass_: Pass
+) -> None:
     case = Case(shape=shape, traffic=Traffic(tokens=32768), dtype="bf16", pass_=pass_)
-    configuration = through_tma(default(shape, 32768, "bf16", pass_), case, persistent=persistent)
+    configuration = through_tma(default(shape, 32768, "bf16", pass_), case, persistent)
     run = compiler.forward if pass_ == "forward" else compiler.training
     found = run(shape, 32768, "bf16", configuration)
-    assert_sound(found, (9, 0), persistent=persistent)
+    assert_sound(found, (9, 0), persistent=bool(persistent))
     for name, one in zip(["first", "second"], (one for one in found if one.name == "prefill_kernel"), strict=True):
         assert "wgmma.mma_async" in one.ptx
         assert "cp.async.bulk.tensor" in one.ptx
         assert "cp.async.cg" in one.ptx, f"{name}'s rows are gathered by the threads, and ahead of time"
         tiles = configuration.tiles()[name]
-        assert tiles.persistent is persistent
+        assert tiles.persistent is bool(persistent)
         assert one.shared_bytes <= shared_bytes(tiles, name, shape, "bf16")
         operands = shared_bytes(replace(tiles, tma=False, persistent=False), name, shape, "bf16")
         assert not persistent or one.shared_bytes > operands + BARRIER_BYTES, "no memory of its own for the output"

@@ -70,6 +70,8 @@ def test_other_ways_to_fetch_come_first(gpu_cases: list[Question]) -> None:
             assert others[0].first.persistent
             assert others[0].second.persistent
             assert others[0].grad_hidden is None or others[0].grad_hidden.tma
+            alone = [one for one in others if one.second == start.second and one.first.persistent]
+            assert alone, "and, later, one kernel alone"
 
 
 def test_nothing_is_fetched_by_tma_where_it_cannot_be() -> None:
@@ -103,6 +105,7 @@ def test_few_tokens_leave_no_multiprocessor_without_work() -> None:
         ({"stages": 9}, "more than shared memory"),
         ({"block_m": 64}, "other rows than the second kernel's"),
         ({"persistent": True}, "persistent programs by pointers"),
+        ({"stages": 0}, "no stage"),
     ],
 )
 def test_what_cannot_be_run_is_not_valid(changed: dict[str, Any], why: str) -> None:
@@ -111,6 +114,14 @@ def test_what_cannot_be_run_is_not_valid(changed: dict[str, Any], why: str) -> N
     question = QWEN3, 4096, "bf16", "forward"
     assert valid(Configuration("prefill", Tiles(**good), second), *question)
     assert not valid(Configuration("prefill", Tiles(**{**good, **changed}), second), *question), why
+
+
+def test_tma_copies_no_more_than_256_rows_at_a_time() -> None:
+    second = Tiles(16, 64, 64, 4, 3)
+    for width, fits in ((256, True), (512, False)):
+        wide = Tiles(16, width, 16, 8, 2)
+        for tiles, expected in ((wide, True), (replace(wide, tma=True), fits)):
+            assert valid(Configuration("prefill", tiles, second), QWEN3, 64, "bf16", "forward") is expected
 
 
 def test_decode_is_for_few_tokens_without_gradients() -> None:
