@@ -113,6 +113,30 @@ def test_a_quiet_machine_is_told_so_and_it_is_kept(main: Main) -> None:
     assert (task.impl, task.baseline, task.trials, task.trial_s) == ("loop", "dense", 12, 0.5)
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_throwaway_calibration_leaves_a_better_one_and_says_so(main: Main, as_json: bool) -> None:
+    assert main("--trials", "3")[0] == DONE
+    code, out, err = main("--trials", "1", *(["--json"] if as_json else []))
+    assert (code, main.kept["cpu"].trials) == (DONE, 3)
+    (line,) = [one for one in err.splitlines() if "not kept" in one]
+    assert "holds a calibration of 3 trials, this one has 1;" in line
+    assert "--trials 3 or more" in line
+    assert "Kept for the runs to come" not in out
+    if as_json:
+        assert json.loads(out)["kept"] is None
+    code, out, err = main("--trials", "4")
+    assert (code, main.kept["cpu"].trials, "not kept" in err) == (DONE, 4, False)
+    assert "Kept for the runs to come" in out
+
+
+@pytest.mark.parametrize(("trials", "claimed"), [(1, False), (19, False), (20, True)])
+def test_95_of_100_is_claimed_by_no_fewer_trials_than_can_show_it(main: Main, trials: int, claimed: bool) -> None:
+    _, out, _ = main("--trials", str(trials))
+    assert main.kept["cpu"].resolves
+    assert (f"95 % of the {trials} trials would have found it" in out) == claimed
+    assert ("Fewer than 20 trials do not show" in out) != claimed
+
+
 def test_false_alarms_beyond_chance_are_a_failure_and_kept_all_the_same(main: Main) -> None:
     main.trial = lambda task, number: trial(task, number, lie=1.2 if number < 4 else 1.0)
     code, out, err = main("--trials", "12")

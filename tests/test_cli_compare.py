@@ -123,6 +123,7 @@ def test_exit_codes(
     ended, out, err = main(copy("base"), copy("new", change))
     assert ended == code
     assert said in out
+    assert ("not the ratio of the two medians" in out) == (code != 3), "a word under the table, where there is one"
     assert err == ""
 
 
@@ -170,6 +171,8 @@ def test_another_machine_is_not_comparable_unless_asked_for(main: Main, copy: Ca
         (["{base}", "{base}", "--across", "gpu"], "--across = 'gpu'"),
         (["{base}", "{base}", "--impl", "nobody"], "--impl = 'nobody'"),
         (["{base}", "--impl", "loop,nobody"], "--impl = 'nobody'"),
+        (["{base}", "--impl", "loop,loop"], "--impl = 'loop,loop': two different implementations"),
+        (["{base}", "--impl", "loop, loop"], "two different implementations"),
         (["{base}", "--impl", "loop"], "give two run directories"),
         (["{base}"], "give two run directories"),
         ([], "give two run directories"),
@@ -249,6 +252,15 @@ class Interrupted:
 
     def __init__(self, *_: object, **__: object) -> None:
         raise KeyboardInterrupt
+
+
+def test_directories_that_are_taken_are_no_run_to_resume(main: Main, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "run.json").write_text("{}")
+    code, _, err = main("--rev", "HEAD", "tiny", "--out", tmp_path)
+    assert code == 2
+    assert "choose another --out" in err
+    assert "resume" not in err
 
 
 @pytest.mark.parametrize("complete", [True, False])

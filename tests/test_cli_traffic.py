@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
-from harness.running.looks import what_to_fit, what_to_show
+from harness.running.looks import named_by_file, what_to_fit, what_to_show
 from harness.traces.format import TraceInfo
 from harness.traces.writing import make_trace, write_trace
 
@@ -121,8 +122,26 @@ def test_bad_words_are_one_line(words: tuple[str, ...], message: str) -> None:
 def test_a_trace_shows_no_more_than_it_has(trace: Path) -> None:
     with pytest.raises(ValueError, match=r"^--tokens = 21: at most the 20 rows"):
         what_to_show(f"trace:{trace}?layer=4&phase=decode", "", (), 21)
-    with pytest.raises(ValueError, match=r"layer= one of 1, 4"):
-        what_to_show(f"trace:{trace}", "", (), None)
+    spelling = rf"'trace:{trace}\?phase=decode': layer= one of 1, 4, as in trace:{trace}\?layer=1&phase=decode$"
+    with pytest.raises(ValueError, match=spelling):
+        what_to_show(f"trace:{trace}?phase=decode", "", (), None)
+
+
+def test_show_takes_a_trace_by_its_file_alone(trace: Path) -> None:
+    done = moebench("show", str(trace))
+    assert done.exit_code == 0, done.output
+    assert f"Shown is trace:{trace}?layer=1\n" in done.stderr
+    assert "trace:mine?layer=1#" in done.stdout
+    shown = json.loads(moebench("show", f"{trace}?layer=4&phase=decode", "--json").stdout)
+    assert shown["histogram"] == [20, 0, 0, 0, 0, 20, 0, 0]
+
+
+def test_only_a_trace_is_named_by_its_file(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(trace, tmp_path / "uniform")
+    assert named_by_file("pydoc?phase=decode").startswith("trace:pydoc?layer=")
+    for spec in ("uniform", "gaussian:0.3", "nowhere.npz", f"trace:{trace}"):
+        assert named_by_file(spec) == spec
 
 
 @pytest.mark.parametrize(
@@ -132,7 +151,7 @@ def test_a_trace_shows_no_more_than_it_has(trace: Path) -> None:
         ("1,x", "", 100, "--layer = 'x': one of 1, 4"),
         ("", "training", 100, "--phase = 'training': one of prefill, decode"),
         ("", "", 63, "--tokens = 63: a whole number of at least 64"),
-        ("1", "decode", 100, "--layer = '1': one with at least 64 tokens; this has 20"),
+        ("1", "decode", 100, ".*mine.npz: layer 1 has 20 tokens of phase decode; a fit needs at least 64"),
     ],
 )
 def test_what_cannot_be_fitted(trace: Path, layers: str, phase: str, tokens: int, message: str) -> None:

@@ -40,7 +40,7 @@ FAKE = """
         step = base["step"] if base else 6
         return [{"step": n} for n in (step, step - 2, step + 1, 1) if n > 0]
 
-    @implementation("fake", family="loop", tunable=Tunable(candidates, Forward, BOOK))
+    @implementation("fake", family="loop", dtypes=("fp32", "fp16"), tunable=Tunable(candidates, Forward, BOOK))
     def fake(layer):
         \"\"\"Sleep, then loop.\"\"\"
         return Forward(layer, {"step": 6})
@@ -75,7 +75,7 @@ def test_what_disagrees_never_wins_and_the_find_is_kept(
     words = ("fake", "tiny", "--set", "tokens=4", "--set", "pass=forward", "--set", "scope=experts")
     code, shown, said = tune(*words, "--budget", "8s", "--out", str(out), "--json")
     assert code == 0, said
-    assert "1 cases, at most about 13 s" in said
+    assert "1 case, about 13 s" in said
     found = json.loads(shown)["findings"]
     assert len(found) == 1
     assert found[0]["outcome"] in {"kept", "default"}, "a machine this busy may tell nothing"
@@ -85,6 +85,13 @@ def test_what_disagrees_never_wins_and_the_find_is_kept(
         assert entry["values"] == found[0]["best"]
         assert entry["evidence"]["interval"][1] < 1
     assert not (tmp_path / "own").exists()
+
+
+def test_what_is_refused_in_every_case_is_one_line_at_once(tune: Callable[..., tuple[int, str, str]]) -> None:
+    words = ("--set", "dtype=bf16", "--set", "pass=forward", "--set", "expert_hidden=4,8", "--budget", "1s")
+    code, shown, said = tune("fake", "tiny", *words)
+    assert code == 3, said
+    assert (shown, said.strip()) == ("", "moebench: fake: fake does not do 'bf16', only fp32, fp16")
 
 
 def test_what_is_not_tunable_is_said_in_one_line(tune: Callable[..., tuple[int, str, str]]) -> None:

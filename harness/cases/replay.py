@@ -137,17 +137,27 @@ def replayed(spread: str) -> Trace:
         raise ReplayError(str(error)) from error
 
 
+class MisfitError(ValueError):
+    """A trace that is in order, and a layer that cannot be made to route so."""
+
+
 def check_replay(spread: str, shape: Shape, scope: str) -> None:
     """See whether a layer can be made to route as a trace did.
 
     Raises
     ------
-    ValueError
+    MisfitError
         when E or k differ, or in scope ``layer`` the shape's router could not have chosen so.
     """
-    trace, router = replayed(spread), shape.router
-    label = parse_replay(spread).label
-    recorded = (trace.info.experts, trace.info.top_k)
+    trace = replayed(spread)
+    try:
+        _check_fit(trace, parse_replay(spread).label, shape, scope)
+    except ValueError as error:
+        raise MisfitError(str(error)) from error
+
+
+def _check_fit(trace: Trace, label: str, shape: Shape, scope: str) -> None:
+    router, recorded = shape.router, (trace.info.experts, trace.info.top_k)
     of_shape = f"the trace has experts = {recorded[0]}, top_k = {recorded[1]}"
     require(recorded == (shape.experts, shape.top_k), "traffic", label, f"{of_shape}, the shape {_sizes(shape)}")
     choosing = router.kind not in WITHOUT_CHOICE

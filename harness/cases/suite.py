@@ -19,6 +19,7 @@ from harness.cases.case import PlannedCase
 from harness.cases.cost import memory_estimate_bytes
 from harness.cases.hints import did_you_mean
 from harness.cases.published import Published, parse_published
+from harness.cases.replay import MisfitError
 from harness.cases.shape import require
 
 if TYPE_CHECKING:
@@ -39,14 +40,21 @@ class Sweep:
     where: str
     axes: dict[str, tuple[Value, ...]]
 
-    def planned(self, device: str, overrides: Axes) -> Iterator[PlannedCase]:
-        """Go through the product of the axes, the last one fastest."""
+    def planned(self, device: str, overrides: Axes, left_out: list[str]) -> Iterator[PlannedCase]:
+        """Go through the product of the axes, the last one fastest; ``Suite.cases`` says what is left out."""
         axes = combine_axes(self.axes, overrides)
         names = axes.pop(IMPLEMENTATION, None)
         implementations = None if names is None else tuple(str(name) for name in names)
         for values in itertools.product(*axes.values()):
             choice = dict(zip(axes, values, strict=True))
-            yield PlannedCase(case=make_case(choice, device), implementations=implementations)
+            try:
+                case = make_case(choice, device)
+            except MisfitError as error:
+                if not overrides or "traffic" in overrides:
+                    raise
+                left_out.append(f"{self.where}: {error}")
+            else:
+                yield PlannedCase(case=case, implementations=implementations)
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,13 @@ class Suite:
     sweeps: tuple[Sweep, ...]
     published: tuple[Published, ...] = ()
 
-    def cases(self, device: str, overrides: Axes | None = None) -> list[PlannedCase]:
+    def cases(self, device: str, overrides: Axes | None = None, left_out: list[str] | None = None) -> list[PlannedCase]:
         """List the suite's cases in the order of the file, each once.
 
         ``device`` is for sweeps that name none. ``overrides`` replace an axis in every sweep; ``preset`` and ``model``
         replace everything a sweep says about the layer. A case met twice is kept once, for the implementations of both.
+        Where a sweep replays a trace that another layer, given by ``overrides``, cannot follow, that case is left out;
+        ``left_out`` gets a line for each.
 
         Raises
         ------
@@ -72,11 +82,16 @@ class Suite:
             with one line that names the file, the sweep, the key and what is allowed.
         """
         found: dict[str, PlannedCase] = {}
+        misfits: list[str] = []
         for sweep in self.sweeps:
             with located(f"{self.path}: {sweep.where}"):
-                for planned in sweep.planned(device, overrides or {}):
+                for planned in sweep.planned(device, overrides or {}, misfits):
                     case_id = planned.case.case_id
                     found[case_id] = _merge(found[case_id], planned) if case_id in found else planned
+        if not found:
+            raise ValueError(f"{self.path}: {misfits[0]}")
+        if left_out is not None:
+            left_out += dict.fromkeys(misfits)
         return list(found.values())
 
 

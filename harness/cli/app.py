@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.running.machine import Machine
     from harness.running.plan import Plan
 
+MIB, GIB = 2**20, 2**30
 DONE, FAILURES, BAD_INPUT, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done; done, but something disagreed, crashed, erred or got slower; bad input; nothing was measured or
 comparable; Ctrl-C."""
@@ -84,7 +85,9 @@ def command_line() -> str:
 
 def estimate(cases: int, seconds: float, memory_bytes: int) -> str:
     """Say beforehand what a run will take."""
-    return f"{cases} cases, at most about {terminal.duration(seconds)}, up to {memory_bytes / 2**30:.1f} GiB of memory"
+    many = "1 case" if cases == 1 else f"{cases} cases"
+    memory = f"{memory_bytes / GIB:.1f} GiB" if memory_bytes >= GIB else f"{memory_bytes / MIB:.0f} MiB"
+    return f"{many}, about {terminal.duration(seconds)}, up to {memory} of memory"
 
 
 def say_absences(plan: Plan) -> None:
@@ -92,7 +95,7 @@ def say_absences(plan: Plan) -> None:
     from harness.running.plan import absences
 
     said = [absences(plan.not_here)] if plan.not_here else []
-    for line in [*said, *(f"left out: {one}" for one in plan.too_large)]:
+    for line in [*said, *(f"left out: {one}" for one in plan.left_out)]:
         terminal.err.print(escape(line), highlight=False, soft_wrap=True)
 
 

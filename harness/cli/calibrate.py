@@ -119,7 +119,7 @@ def _conclude(calibration: Calibration, raw: TrialFile, as_json: bool) -> int:
     """Keep a calibration and say what it shows; return the exit code."""
     from harness.records.calibration import TRUSTED_RATE, false_alarms
 
-    kept = _keep(calibration, raw)
+    kept, why_not = _keep(calibration, raw)
     alarms = false_alarms(calibration)
     if as_json:
         print_json(
@@ -133,6 +133,8 @@ def _conclude(calibration: Calibration, raw: TrialFile, as_json: bool) -> int:
         )
     else:
         _show(calibration, kept)
+    if why_not:
+        terminal.fail(why_not)
     if alarms.too_many:
         terminal.fail(
             f"{alarms.wrong} of {alarms.trials} verdicts on identical code were wrong, more than a rate of"
@@ -142,16 +144,22 @@ def _conclude(calibration: Calibration, raw: TrialFile, as_json: bool) -> int:
     return DONE
 
 
-def _keep(calibration: Calibration, raw: TrialFile) -> str | None:
-    """Keep a calibration for the runs to come; None, with a word about it, where that cannot be."""
+def _keep(calibration: Calibration, raw: TrialFile) -> tuple[str | None, str]:
+    """Keep a calibration for the runs to come; return the file, or None and why it is not kept."""
+    from harness.report.units import plural
     from harness.running.calibrate import keep_calibration, state_path
 
+    path = state_path(raw.environment_id)
     try:
-        return str(keep_calibration(raw.environment_id, raw.case.device, calibration))
+        kept = keep_calibration(raw.environment_id, raw.case.device, calibration)
     except OSError as error:
-        path = state_path(raw.environment_id)
-        terminal.fail(f"{path}: the calibration cannot be kept: {error.strerror or error}; set XDG_STATE_HOME")
-        return None
+        return None, f"{path}: the calibration cannot be kept: {error.strerror or error}; set XDG_STATE_HOME"
+    if kept is not calibration:
+        return None, (
+            f"not kept: {path} holds a calibration of {plural(kept.trials, 'trial')}, this one has"
+            f" {calibration.trials}; --trials {kept.trials} or more would replace it"
+        )
+    return str(path), ""
 
 
 def _show(calibration: Calibration, kept: str | None) -> None:

@@ -110,10 +110,10 @@ def _measure(
 
 def _kept(path: Path) -> str:
     """Say what a comparison that was stopped left behind."""
-    from harness.records.store import read_records
+    from harness.records.store import INFO
 
     base, new = path / "base", path / "new"
-    if base.is_dir() and read_records(base)[0]:
+    if (base / INFO).exists():
         return f"pairs that were complete are kept: moebench compare {base} {new}"
     return "no pair was complete, so nothing was kept"
 

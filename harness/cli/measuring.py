@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path  # noqa: TC003 (typer reads annotations)
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,15 +91,44 @@ def run(  # noqa: PLR0913, PLR0917 (one parameter an option)
     from harness.running.files import files_in
     from harness.running.request import Request
 
+    if resume:
+        _refuse_beside_resume(
+            {
+                "SUITE": suite != "auto",
+                "--out": out,
+                "--impl": impl,
+                "--device": device,
+                "--budget": budget,
+                "--set": set_,
+                "--model": model,
+            }
+        )
     machine = this_machine(session.files_of(resume) if resume else files_in(impl))
     if resume:
         current = session.resume(resume, machine, timeout)
     else:
+        _refuse_other_files(out)
         made = Request(suite, impl, device, budget, tuple(set_), model).plan(machine)
         say_absences(made)
         terminal.err.print(estimate(len(made.planned), made.expected_s, made.memory_bytes))
         current = session.start(made, out or new_run(made.suite), machine, command_line(), timeout)
     raise typer.Exit(_measure(current))
+
+
+def _refuse_beside_resume(given: dict[str, object]) -> None:
+    if beside := [name for name, value in given.items() if value]:
+        raise ValueError(f"--resume takes no {', '.join(beside)}: a run goes on as it was planned")
+
+
+def _refuse_other_files(out: Path | None) -> None:
+    """Keep a run, which is many files, to itself. One killed while it was laid out has left only its environment."""
+    from harness.records.store import ENVIRONMENT, INFO
+
+    if out is None or (out / INFO).exists():  # a run there is refused with what to do about it
+        return
+    others = [one.name for one in out.glob("*") if not one.name.startswith((".", ENVIRONMENT))]
+    if others:
+        raise ValueError(f"--out = {str(out)!r}: a new or an empty folder; this one holds {min(others)}")
 
 
 def _measure(current: Session) -> int:
@@ -110,7 +140,8 @@ def _measure(current: Session) -> int:
         with terminal.Bar(current.to_do()) as bar:
             finished = current.measure(bar)
     except KeyboardInterrupt:
-        terminal.fail(f"stopped; what was measured is kept. Go on with: moebench run --resume {current.path}")
+        again = f"moebench run --resume {shlex.quote(str(current.path))}"
+        terminal.fail(f"stopped; what was measured is kept. Go on with: {again}")
         return INTERRUPTED
     return _conclude(finished)
 

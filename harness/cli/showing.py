@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path  # noqa: TC003 (typer reads the annotations)
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from harness import terminal
-from harness.cli.app import Json, app, print_json, this_machine
+from harness.cli.app import NOTHING, Json, app, print_json, this_machine
 
 
 @app.command("list")
@@ -73,4 +74,10 @@ def report(
     for run_ in loaded:
         if run_.torn_lines:
             terminal.fail(f"{run_.path}: the last line of records.jsonl is torn and was skipped")
-    terminal.out.print(f"Report: {write_report(loaded, out, also)}", soft_wrap=True, highlight=False)
+        if not run_.records:
+            go_on = f"moebench run --resume {shlex.quote(str(run_.path))}"
+            terminal.fail(f"{run_.path}: nothing was measured there, so it is left out; go on with: {go_on}")
+    told = [run_ for run_ in loaded if run_.records]
+    if not told:
+        raise typer.Exit(NOTHING)
+    terminal.out.print(f"Report: {write_report(told, out, also)}", soft_wrap=True, highlight=False)

@@ -28,7 +28,10 @@ FIT_TOKENS = 4096
 @traffic.command()
 def show(
     spec: Annotated[
-        str, typer.Argument(metavar="SPEC", help="A traffic such as gaussian:0.3, or trace:FILE?layer=3&phase=decode.")
+        str,
+        typer.Argument(
+            metavar="SPEC", help="A traffic such as gaussian:0.3, trace:FILE?layer=3&phase=decode, or a trace's FILE."
+        ),
     ],
     preset: Annotated[str, typer.Option("--preset", metavar="P", help="The layer; olmoe-1b-7b by default.")] = "",
     set_: Annotated[
@@ -41,9 +44,12 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Draw how a traffic spreads over the experts, with its figures beside what chance gives."""
-    from harness.running.looks import shown, what_to_show
+    from harness.running.looks import named_by_file, shown, what_to_show
 
-    case = what_to_show(spec, preset, tuple(set_), tokens)
+    named = named_by_file(spec)
+    if named != spec:
+        terminal.err.print(f"Shown is {named}", markup=False, highlight=False, soft_wrap=True)
+    case = what_to_show(named, preset, tuple(set_), tokens)
     with terminal.err.status("routing"):
         found = shown(case)
     sizes = f"E{case.shape.experts} k{case.shape.top_k} {case.shape.router.kind} T={case.traffic.tokens}"

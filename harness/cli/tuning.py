@@ -61,7 +61,6 @@ def tune(  # noqa: PLR0913, PLR0917 (one parameter an option)
     machine = this_machine()
     task = make_task(name, Request(suite, name, device, budget, tuple(set_), model), out, machine)
     limits = limits_for(tuple(dict.fromkeys(case.device for case in task.cases)), timeout)
-    terminal.err.print(estimate(len(task.cases), task.expected_s, task.memory_bytes))
     findings: list[Finding] = []
     stopped = False
     try:
@@ -72,7 +71,11 @@ def tune(  # noqa: PLR0913, PLR0917 (one parameter an option)
         raise ValueError(
             f"--out = {str(out) if out else 'your own directory'!r}: {error}; set MOEBENCH_TUNED"
         ) from None
-    _show(task, machine, findings, as_json)
+    refusal = refused(findings)
+    if refusal and not stopped:
+        terminal.fail(f"{name}: {refusal}")
+    if as_json or not refusal or stopped:
+        _show(task, machine, findings, as_json)
     if stopped:
         terminal.fail("stopped; what was found is kept")
         raise typer.Exit(INTERRUPTED)
@@ -82,15 +85,18 @@ def tune(  # noqa: PLR0913, PLR0917 (one parameter an option)
 
 
 def _run(task: Task, machine: Machine, limits: Limits, findings: list[Finding]) -> None:
-    """Tune behind a progress bar."""
+    """Tune behind a progress bar; the estimate comes with the first case that the implementation does not refuse."""
     from harness.running.tuning import Tuning
 
     labels = {case.case_id: case.label() for case in task.cases}
     seen: set[tuple[str, str]] = set()
+    expected = [estimate(len(task.cases), task.expected_s, task.memory_bytes)]
     with terminal.progress() as bar:
         line = bar.add_task("starting a worker", total=len(task.cases))
 
         def doing(entry: Entry) -> None:
+            if entry.case_id and expected:
+                bar.console.print(expected.pop())
             if entry.impl:
                 seen.add((entry.case_id, entry.impl))
             tried = sum(case_id == entry.case_id for case_id, _ in seen)
@@ -102,6 +108,13 @@ def _run(task: Task, machine: Machine, limits: Limits, findings: list[Finding]) 
             bar.advance(line)
 
         Tuning(task, machine, limits, doing, found).run()
+
+
+def refused(findings: Sequence[Finding]) -> str:
+    """Why the implementation refuses every single case; empty where it does not."""
+    records = [record for finding in findings if finding.outcome for record in finding.outcome.records]
+    whole = len(records) == len(findings) and all(record.status == "unsupported" for record in records)
+    return "; ".join(dict.fromkeys(record.reason for record in records)) if whole else ""
 
 
 def _show(task: Task, machine: Machine, findings: list[Finding], as_json: bool) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.layer.balance import balance
+from harness.measure.contestant import ContractError
 from harness.measure.executions import execution_refuses, start_afresh
 from harness.measure.failures import Failure, explain, free_unused
 from harness.measure.gate import Examiner
@@ -24,6 +25,7 @@ from harness.measure.metering import (
 )
 from harness.measure.neighbours import count_cpu, neighbours
 from harness.measure.result import Result
+from harness.measure.settings import read_settings, restore_settings
 from harness.measure.timing import LEAST_SHARE, DroppedError, StartOverError, Timed, TimedSection
 from harness.measure.work import work_of
 from harness.records.record import Energy, Memory
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from harness.cases.case import Case
     from harness.layer.contract import Implementation
     from harness.layer.weights import Weights
+    from harness.measure.gate import Admission
     from harness.measure.surroundings import Surroundings
     from harness.records.record import Neighbours, Record
 
@@ -116,13 +119,26 @@ class Bout:
         admission = self._try(
             result.name,
             "gate",
-            lambda: self.examiner.admit(implementation, around.clock, lambda stage: around.note(result.name, stage)),
+            lambda: self._examine(implementation),
         )
         if isinstance(admission, Failure):
             result.fail(admission)
             return
         result.admit(admission)
         around.measuring_ns += admission.first_call_ns
+
+    def _examine(self, implementation: Implementation) -> Admission:
+        """Have the gate look at it, and at what it leaves behind in the process."""
+        before = read_settings()
+        try:
+            note = functools.partial(self.around.note, implementation.name)
+            admission = self.examiner.admit(implementation, self.around.clock, note)
+        finally:
+            changed = restore_settings(before)
+        if changed:
+            said = f"changed {', '.join(changed)} for the whole process; it must be put back before a call returns"
+            raise ContractError(said)
+        return admission
 
     def _dismiss(self, results: list[Result]) -> None:
         """Let go who computes the layer right, but in a way whose time would mean nothing."""
@@ -138,7 +154,7 @@ class Bout:
         while admitted := {result.name: result for result in results if result.admission}:
             left_ns = max(budget_ns - (clock.now_ns() - start), LEAST_SHARE * budget_ns)
             admissions = [result.admission for result in admitted.values() if result.admission]
-            before = count_cpu()
+            before, settings = count_cpu(), read_settings()
             try:
                 timed = TimedSection(self.examiner, self.around, admissions).run(left_ns, MEMORY_CALLS)
             except DroppedError as dropped:
@@ -148,17 +164,21 @@ class Bout:
             else:
                 if self.around.conduct is None:  # with turns to take, the other side's CPU time is no neighbour's
                     self._neighbours = neighbours(before, count_cpu(), self.around.board)
-                self._settle(admitted, timed)
+                self._settle(admitted, timed, restore_settings(settings))
                 return
+            restore_settings(settings)
             self._recover()
 
-    def _settle(self, admitted: dict[str, Result], timed: Timed) -> None:
-        """Check one timed answer of each, now that the clock has stopped: remembered and stale ones are caught here."""
-        if changed := self.examiner.changed_weights():
-            reason = (
-                f"the layer's weights ({', '.join(changed)}) were changed while {', '.join(admitted)} were timed;"
-                " find out by whom with --impl, one at a time"
-            )
+    def _settle(self, admitted: dict[str, Result], timed: Timed, settings: list[str]) -> None:
+        """Check one timed answer of each, now that the clock has stopped: remembered and stale ones are caught here.
+
+        ``settings`` of the whole process that somebody changed meanwhile, or weights, condemn everybody.
+        """
+        changed = self.examiner.changed_weights()
+        if changed or settings:
+            what = f"the layer's weights ({', '.join(changed)})" if changed else ", ".join(settings)
+            when = f"while {', '.join(admitted)} were timed"
+            reason = f"{what} changed {when}; find out by whom with --impl, one at a time"
             for result in admitted.values():
                 result.fail(Failure("error", reason))
             return

@@ -88,6 +88,10 @@ class Contestant:
         for parameter in weights.parameters().values():
             parameter.requires_grad_(case.pass_ == "training")
         self._forward = implementation.prepare(weights.layer)
+        prepared: object = self._forward  # somebody's, and no type checker has seen it
+        if not callable(prepared):
+            found = type(prepared).__name__
+            raise ContractError(f"prepare returned {found}, the contract asks for a function of x and routing")
         self._executed = execute_as(case, self.compute)
 
     @property

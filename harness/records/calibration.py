@@ -32,6 +32,8 @@ TRUSTED_RATE = 0.01
 """Share of false alarms that a machine may have."""
 SURE = 0.95
 """Share of trials that must find a difference for it to count as resolved."""
+ENOUGH_TRIALS = 20
+"""Of fewer trials not one may miss a difference, since one is more than 5 % of them: they cannot show ``SURE``."""
 
 
 @dataclass(frozen=True)

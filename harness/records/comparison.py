@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from harness.cases.shape import require
 from harness.records import estimates
 from harness.records.comparable import unchanged
 from harness.records.instability import instability
@@ -91,8 +92,9 @@ def compare_implementations(run: Run, base: str, new: str, question: Question) -
     Raises
     ------
     ValueError
-        when the run holds no record of one of them.
+        when they are the same, or the run holds no record of one of them.
     """
+    require(base != new, "--impl", f"{base},{new}", "two different implementations")
     _known((base, new), run)
     wanted = [
         {(record.case_id, ""): record for record in run.records if record.impl.name == name} for name in (base, new)

@@ -32,7 +32,7 @@ class RunInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What a run was asked to do and how it went. Times are UTC in ISO 8601; None while the run is not finished.
 
     ``plan`` is the resolved suite, so that ``--resume`` does not depend on the suite file staying as it was;
-    ``too_large`` are its cases that were left out for want of memory, ``published`` others' figures for its work.
+    ``left_out`` are its cases that were not measured and why, ``published`` others' figures for its work.
     ``measuring_s`` is the time spent inside measured calls, warm-up and ceilings included; ``wall_s`` the time from the
     first worker's readiness to the end of the last bout. ``files`` are the user's own with implementations in them.
     """
@@ -43,7 +43,7 @@ class RunInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     suite: str = ""
     description: str = ""
     plan: list[PlannedCase] = []
-    too_large: list[str] = []
+    left_out: list[str] = msgspec.field(name="too_large", default_factory=list)
     published: list[Published] = []
     budget_s: float | None = None
     files: list[str] = []
@@ -151,8 +151,16 @@ def read_records(path: Path) -> tuple[list[Record], int]:
         try:
             records.append(decoder.decode(line))
         except ValueError as error:
-            raise ValueError(f"{file}: line {number}: not a record of this version of moebench: {error}") from None
+            raise ValueError(f"{file}: line {number}: {_unread(error)}") from None
     return records, int(bool(torn))
+
+
+def _unread(error: ValueError) -> str:
+    """Say what a line that cannot be read is, and what to do about it."""
+    again = "delete that line; its case is then measured again by run --resume"
+    if isinstance(error, msgspec.ValidationError):
+        return f"not a record of this version of moebench ({error}): read it with the version that wrote it, or {again}"
+    return f"not JSON ({error}): {again}"
 
 
 def replace_file(path: Path, content: msgspec.Struct | dict[str, Any]) -> None:

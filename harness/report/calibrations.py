@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.records.calibration import false_alarms
+from harness.records.calibration import ENOUGH_TRIALS, SURE, false_alarms
 from harness.report import units
 
 if TYPE_CHECKING:
@@ -40,10 +40,7 @@ def in_words(calibration: Calibration) -> Iterator[str]:
         f" of {100 * calibration.threshold:g} %; the rate is {_percent(alarms.low)} to {_percent(alarms.high)}"
         " (95 % interval)."
     )
-    for seconds, share in calibration.resolves.items():
-        yield f"Measuring two side by side for {seconds} s tells a slowdown of {_percent(share)} 95 times of 100."
-    if not calibration.resolves:
-        yield "Too few rounds fitted into the trials to tell how small a slowdown can be told."
+    yield from _resolved(calibration)
     if calibration.process_floor is not None:
         yield (
             f"Between {calibration.processes} worker processes the same code differed from its dense baseline by up to"
@@ -54,6 +51,20 @@ def in_words(calibration: Calibration) -> Iterator[str]:
         yield f"Others on this machine had {_percent(calibration.others_share)} of the CPUs' time{steal}."
     if not calibration.resolves or min(calibration.resolves.values()) > LARGE:
         yield ADVICE
+
+
+def _resolved(calibration: Calibration) -> Iterator[str]:
+    if not calibration.resolves:
+        yield "Too few rounds fitted into the trials to tell how small a slowdown can be told."
+    elif calibration.trials < ENOUGH_TRIALS:
+        sure = f"{100 * SURE:g} of 100"
+        yield f"Fewer than {ENOUGH_TRIALS} trials do not show how small a slowdown would be found {sure} times."
+    else:
+        for seconds, share in calibration.resolves.items():
+            yield (
+                f"Measuring two side by side for {seconds} s tells a slowdown of {_percent(share)}: by the scatter of"
+                f" identical copies, {100 * SURE:g} % of the {calibration.trials} trials would have found it."
+            )
 
 
 def verdict_rows(calibration: Calibration) -> tuple[list[str], list[list[str]]]:

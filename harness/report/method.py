@@ -26,7 +26,7 @@ def _asked(run: Run) -> dict[str, str]:
     kept = f"{units.plural(len(run.records), 'record')} of {units.plural(len(cases), 'case')}"
     torn = f", {units.plural(run.torn_lines, 'torn line')} skipped" if run.torn_lines else ""
     asked = {"run": run.info.name, "suite": run.info.suite, "about": run.info.description, "kept": kept + torn}
-    return asked | ({"left out": "; ".join(run.info.too_large)} if run.info.too_large else {})
+    return asked | ({"left out": "; ".join(run.info.left_out)} if run.info.left_out else {})
 
 
 def _timed(run: Run) -> dict[str, str]:

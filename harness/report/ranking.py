@@ -57,6 +57,10 @@ class Standing:
         """The single winner, None for a tie or when nothing was ranked."""
         return self.winners[0] if len(self.winners) == 1 else None
 
+    def apart(self, row: Row) -> bool:
+        """Whether a time in order was not measured side by side with those ranked; the baseline never is ranked."""
+        return row.family != BASELINE and row.impl not in self.ranked
+
 
 def tied(a: Contender, b: Contender, noise_floor: float) -> bool:
     """Whether two times cannot be told apart by more than the noise floor.

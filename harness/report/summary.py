@@ -11,6 +11,7 @@ from harness.report.escape import one_line
 from harness.report.frame import frame
 from harness.report.groups import Group, groups
 from harness.report.style import look_up
+from harness.report.tables import APART
 
 if TYPE_CHECKING:
     from harness.records.store import Run
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from harness.report.ranking import Standing
 
 WINS, SHARES = "*", "="
+LEGEND = f"{APART} not measured side by side with the others, so not ranked"
 
 
 def summary_tables(run: Run) -> list[tuple[str, str]]:
     """Title and plain-text table of every group of a run: median times, ``*`` the fastest, ``=`` a shared win.
 
+    ``†`` was not measured side by side with the others; a line below the table says so.
     The text holds no terminal sequences, whatever the records hold; print it without interpreting markup.
     """
     table = frame([run])
@@ -36,7 +39,8 @@ def _times(group: Group) -> str:
         unit = units.shared_unit(row.median_ns for row in outcome.rows.values())
         times = [_cell(outcome.rows.get(name), outcome.standing, unit) for name in group.impls]
         rows.append([str(outcome.tokens), outcome.spread, *times])
-    return tabulate(rows, headers=[one_line(head) for head in headers], disable_numparse=True, stralign="right")
+    text = tabulate(rows, headers=[one_line(head) for head in headers], disable_numparse=True, stralign="right")
+    return f"{text}\n{LEGEND}" if any(cell.endswith(APART) for row in rows for cell in row) else text
 
 
 def _cell(row: Row | None, standing: Standing, unit: tuple[float, str]) -> str:
@@ -44,5 +48,10 @@ def _cell(row: Row | None, standing: Standing, unit: tuple[float, str]) -> str:
         return units.ABSENT
     if row.status != "ok":
         return row.status
-    mark = WINS if standing.winner == row.impl else SHARES if row.impl in standing.winners else ""
-    return units.time(row.median_ns, unit) + mark
+    return units.time(row.median_ns, unit) + _mark(row, standing)
+
+
+def _mark(row: Row, standing: Standing) -> str:
+    if row.impl in standing.winners:
+        return WINS if standing.winner else SHARES
+    return APART if standing.apart(row) else ""

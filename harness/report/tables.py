@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.report import units
 from harness.report.escape import Markdown, escape, markdown_table
-from harness.report.ranking import BASELINE, MIN_SAMPLES
+from harness.report.ranking import MIN_SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def _time_cell(row: Row | None, standing: Standing, unit: tuple[float, str]) -> 
         text += f" ({units.digits(row.low_ns / unit[0])} to {units.digits(row.high_ns / unit[0])})"
     if row.impl in standing.winners:
         return Markdown(f"**{escape(text)} {WINS if standing.winner else SHARES}**")
-    return text if row.family == BASELINE or row.impl in standing.ranked else f"{text} {APART}"
+    return f"{text} {APART}" if standing.apart(row) else text
 
 
 def _joules(row: Row) -> str:

@@ -19,6 +19,7 @@ HEADERS = ("verdict", "implementation", "base", "new", "change", "95 % interval"
 BRIEFLY = (0, 1, 4, 5, 7)
 """Of ``HEADERS``, what is shown in a terminal narrower than ``FULL_WIDTH``."""
 FULL_WIDTH = 120
+OF_CHANGE = "change: from ratios of what was timed side by side in the same round, not the ratio of the two medians"
 
 
 def verdict_rows(result: Result) -> list[tuple[str, ...]]:
@@ -56,6 +57,8 @@ def verdict_notes(result: Result) -> list[str]:
     notes = [
         f"{one.verdict}: {one.impl} on {one.case}: {one.reason}" for one in result.compared if one.outcome in _EXPLAINED
     ]
+    if any(one.interval and one.how.startswith(_ROUND_BY_ROUND) for one in result.compared):
+        notes.append(OF_CHANGE)
     notes += _counted("ambiguous", (one.reason for one in result.compared if one.outcome == "AMBIGUOUS"))
     notes += _counted("compared", (one.how for one in result.compared))
     notes += _ranges("not quiet", (note for one in result.compared for note in one.notes))
@@ -64,6 +67,8 @@ def verdict_notes(result: Result) -> list[str]:
 
 
 _EXPLAINED = ("BROKEN", "FIXED")
+_ROUND_BY_ROUND = ("side by side", "through ")
+"""How a comparison begins to say that its change comes from rounds; raw times and single figures are just divided."""
 
 
 def _counted(word: str, reasons: Iterable[str]) -> list[str]:

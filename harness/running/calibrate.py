@@ -137,8 +137,8 @@ def load_calibrations(environment_id: str) -> tuple[dict[str, Calibration], str]
         return {}, f"{path}: not a calibration of this version of moebench, ignored: {error}"
 
 
-def keep_calibration(environment_id: str, device: str, calibration: Calibration) -> Path:
-    """Keep a device's calibration for the runs to come, in place of an earlier one; return the file.
+def keep_calibration(environment_id: str, device: str, calibration: Calibration) -> Calibration:
+    """Keep a device's calibration for the runs to come, unless one of more trials is; return the one that is kept.
 
     Raises
     ------
@@ -149,5 +149,8 @@ def keep_calibration(environment_id: str, device: str, calibration: Calibration)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         kept, _ = load_calibrations(environment_id)
+        earlier = kept.get(device, calibration)
+        if earlier.trials > calibration.trials:
+            return earlier
         replace_file(path, kept | {device: calibration})
-    return path
+    return calibration

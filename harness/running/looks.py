@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cases.axes import look_up, make_case, parse_override
@@ -16,7 +18,6 @@ from harness.traces.reading import read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from harness.cases.axes import Value
     from harness.cases.case import Case
@@ -25,6 +26,37 @@ if TYPE_CHECKING:
 
 LIMITS = Limits()
 USUAL_LAYER, USUAL_TOKENS = "olmoe-1b-7b", 4096
+
+
+def named_by_file(spec: str) -> str:
+    """Return ``trace:FILE?layer=N`` for ``FILE``, a trace's, with its first layer; other traffic stays as it is.
+
+    Options may stand behind the file, ``FILE?layer=3&phase=decode``.
+
+    Raises
+    ------
+    ValueError
+        when the file is no trace.
+    """
+    file = spec.partition("?")[0]
+    there = file in shipped_traces() or (file.endswith(".npz") and Path(file).is_file())
+    if not there or spec.startswith(f"{KIND}:"):
+        return spec
+    asked = parse_replay(f"{KIND}:{spec}")
+    return str(asked if asked.layer is not None else replace(asked, layer=_layers(file)[0]))
+
+
+def _layers(file: str) -> list[int]:
+    return read_trace(shipped_traces().get(file, Path(file))).layers
+
+
+def _check_layer(spec: str) -> None:
+    """Say how one layer of a trace is asked for; of several none is taken unasked."""
+    asked = parse_replay(spec)
+    if asked.layer is None and (asked.file in shipped_traces() or Path(asked.file).is_file()):
+        layers = _layers(asked.file)
+        spelling = replace(asked, layer=layers[0])
+        require(len(layers) == 1, "traffic", spec, f"layer= one of {', '.join(map(str, layers))}, as in {spelling}")
 
 
 def what_to_show(spec: str, preset: str, overrides: tuple[str, ...], tokens: int | None) -> Case:
@@ -37,6 +69,8 @@ def what_to_show(spec: str, preset: str, overrides: tuple[str, ...], tokens: int
     ValueError
         naming the key and what is allowed.
     """
+    if spec.startswith(f"{KIND}:"):
+        _check_layer(spec)
     choice: dict[str, Value] = {"preset": preset or USUAL_LAYER, "tokens": USUAL_TOKENS, "traffic": look_up(spec)}
     if spec.startswith(f"{KIND}:"):
         info, rows = replayed(str(choice["traffic"])).info, parse_replay(str(choice["traffic"])).rows or 0
@@ -90,7 +124,9 @@ def what_to_fit(path: Path, layers: str, phase: str, tokens: int) -> jobs.FitJob
     require(tokens >= LEAST_TOKENS, "--tokens", tokens, f"a whole number of at least {LEAST_TOKENS}")
     for word in words:
         rows = len(trace.select(layer=int(word), phase=phase or None))
-        require(rows >= LEAST_TOKENS, "--layer", word, f"one with at least {LEAST_TOKENS} tokens; this has {rows}")
+        if rows < LEAST_TOKENS:
+            of_phase = f" of phase {phase}" if phase else ""
+            raise ValueError(f"{path}: layer {word} has {rows} tokens{of_phase}; a fit needs at least {LEAST_TOKENS}")
     return jobs.FitJob(path=str(path), layers=tuple(map(int, words)), phase=phase, tokens=tokens)
 
 

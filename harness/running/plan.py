@@ -9,6 +9,7 @@ import msgspec
 
 from harness.cases.cost import memory_estimate_bytes
 from harness.cases.shape import require
+from harness.running.pacing import LEAST_SHARE
 from harness.running.runner import chunks
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 BOUT_SECONDS = {"cpu": 12.0, "cuda": 6.0}
 """Budget of one bout where the suite names none."""
+LEAST_BOUT_SECONDS = 0.2
+"""However small its share: inputs, oracle, gate and the fewest rounds (a small layer; 0.15 to 0.25 s on two cores)."""
+CPU_SECONDS_PER_GIB = 4.0
+"""Of a case's memory, to make weights and compute the oracle: 2.5 to 4 s on two cores. On a GPU nobody measured it."""
 WORKER_START_SECONDS = 5.0
 """Importing torch and the implementations, once a layer."""
 CEILINGS_SECONDS = 8.0
@@ -29,8 +34,9 @@ CEILINGS_SECONDS = 8.0
 class Plan:
     """What a run will do. ``budget_s`` bounds all bouts together.
 
-    ``not_here`` are implementations that were asked for but lack something here, and what they need. ``too_large`` are
-    cases left out because their device has less memory than they need. ``published`` are others' figures for this work.
+    ``not_here`` are implementations that were asked for but lack something here, and what they need. ``left_out`` are
+    cases that need more memory than there is, or a trace that the layer asked for cannot follow. ``published`` are
+    others' figures for this work.
     """
 
     suite: str
@@ -38,7 +44,7 @@ class Plan:
     planned: tuple[PlannedCase, ...]
     budget_s: float
     not_here: dict[str, str] = field(default_factory=dict)
-    too_large: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
 
     @property
@@ -53,9 +59,15 @@ class Plan:
 
     @property
     def expected_s(self) -> float:
-        """How long the run may take: workers' starts, ceilings, and the budget."""
+        """How long the run may take: workers' starts, ceilings, and the budget, or what its cases take at least.
+
+        That is what comes before the clock starts, and the share of the budget that timing keeps however long that was.
+        """
         starts = len(chunks(self.planned, one_worker=False)) * WORKER_START_SECONDS
-        return starts + CEILINGS_SECONDS * len(self.devices) + self.budget_s
+        on_cpu = sum(memory_estimate_bytes(one.case) for one in self.planned if one.case.device == "cpu")
+        ahead_s = LEAST_BOUT_SECONDS * len(self.planned) + CPU_SECONDS_PER_GIB * on_cpu / 2**30
+        bouts_s = max(self.budget_s, ahead_s + LEAST_SHARE * self.budget_s)
+        return starts + CEILINGS_SECONDS * len(self.devices) + bouts_s
 
 
 def make_plan(

@@ -69,7 +69,8 @@ def implementation(  # noqa: PLR0913 (one keyword a property)
     def register(prepare: Prepare) -> Prepare:
         taken = _registered.get(name)
         if taken and _where(taken.prepare) != _where(prepare):
-            raise ValueError(f"two implementations are called {name!r}: {_where(taken.prepare)}, {_where(prepare)}")
+            both = f"{_where(taken.prepare)}, {_where(prepare)}"
+            raise ValueError(f"two implementations are called {name!r}: {both}; rename one")
         _registered[name] = Implementation(
             name=name,
             family=family,
@@ -164,6 +165,9 @@ def _check_name(name: str) -> None:
 
 
 def _check_words(name: str, key: str, given: Sequence[str], known: Sequence[str]) -> None:
+    several = f"a tuple of {', '.join(known)}, even for one: ({known[0]!r},)"
+    if isinstance(given, str):
+        raise ValueError(f"implementation {name!r}: {key} = {given!r}: {several}")  # noqa: TRY004 (one kind of error)
     for word in given:
         if word not in known:
             raise ValueError(f"implementation {name!r}: {key} = {word!r}: one of {', '.join(known)}")

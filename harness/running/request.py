@@ -41,9 +41,10 @@ class Request:
         check_only(chosen.only, machine)
         suite = load_suite(find_suite(self._suite_name(machine)))
         budget_s = parse_budget(self.budget) if self.budget else None
-        cases = suite.cases(machine.best_device, self._axes())
+        left_out: list[str] = []
+        cases = suite.cases(machine.best_device, self._axes(), left_out)
         with located(str(suite.path)):
-            cases, left_out = those_that_fit(cases, available_memory(machine))
+            cases, too_large = those_that_fit(cases, available_memory(machine))
             made = make_plan(
                 suite.name,
                 suite.description,
@@ -53,7 +54,7 @@ class Request:
                 own=chosen.own,
                 budget_s=budget_s or suite.budget_s,
             )
-            return replace(made, too_large=tuple(left_out), published=suite.published)
+            return replace(made, left_out=(*left_out, *too_large), published=suite.published)
 
     def _suite_name(self, machine: Machine) -> str:
         if self.suite != "auto":

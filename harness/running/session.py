@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import msgspec
 
 from harness.cases.replay import replayed
 from harness.cases.shape import require
-from harness.records.store import RunInfo, RunStore, load_run, read_records
+from harness.records.store import INFO, RunInfo, RunStore, load_run, read_records
 from harness.running.calibrate import load_calibrations
 from harness.running.child import Limits, available_memory_bytes
 from harness.running.machine import measure_ceilings
@@ -95,8 +96,9 @@ def start(plan: Plan, path: Path, machine: Machine, command: str, stage_s: float
     ValueError
         when the directory already holds a run, or for an impossible time limit.
     """
-    if (path / "run.json").exists():
-        raise ValueError(f"--out = {str(path)!r}: holds a run already; continue it with --resume {path}")
+    if (path / INFO).exists():
+        resume_it = f"--resume {shlex.quote(str(path))}"
+        raise ValueError(f"--out = {str(path)!r}: holds a run already; continue it with {resume_it}")
     limits = limits_for(plan.devices, stage_s)
     info = RunInfo(
         name=path.name,
@@ -105,7 +107,7 @@ def start(plan: Plan, path: Path, machine: Machine, command: str, stage_s: float
         suite=plan.suite,
         description=plan.description,
         plan=list(plan.planned),
-        too_large=list(plan.too_large),
+        left_out=list(plan.left_out),
         published=list(plan.published),
         budget_s=plan.budget_s,
         files=list(machine.files),

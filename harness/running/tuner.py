@@ -31,14 +31,34 @@ def tune_all(
     note: Callable[[str, str, str], None],
     answer: Callable[[jobs.Outcome], None],
 ) -> None:
-    """Search in one case after another, as long as the budget lasts, and answer each."""
+    """Search in one case after another, as long as the budget lasts, and answer each.
+
+    What the implementation refuses is answered before any weights are made, whatever is left of the budget.
+    """
     ends = time.monotonic() + job.budget_s
     for number, case in enumerate(job.cases):
+        if reason := implementation.unsupported(case):
+            answer(_refused(job, implementation, case, str(reason)))
+            continue
         left_s = ends - time.monotonic()
         if left_s <= 0:
             return
         note(case.case_id, "", jobs.WEIGHTS_STAGE)
         answer(_tune(job, implementation, case, weights_of(case), note, left_s / (len(job.cases) - number)))
+
+
+def _refused(job: jobs.TuneJob, implementation: Implementation, case: Case, reason: str) -> jobs.TunedOutcome:
+    from harness.measure.result import describe
+
+    record = Record(
+        case=case,
+        case_id=case.case_id,
+        impl=describe(implementation),
+        status="unsupported",
+        reason=reason,
+        environment_id=job.environment_id,
+    )
+    return jobs.TunedOutcome(case_id=case.case_id, default={}, best={}, records=[record])
 
 
 def _tune(
@@ -53,7 +73,6 @@ def _tune(
     from harness.measure.caches import cache_bytes
     from harness.measure.climb import Climb
     from harness.measure.clocks import clock_for
-    from harness.measure.result import describe
     from harness.measure.surroundings import Surroundings
     from harness.running.devices import device_name
 
@@ -66,17 +85,6 @@ def _tune(
     )
     tunable = implementation.tunable
     assert tunable is not None, "the parent asks only what is tunable"
-    reason = implementation.unsupported(case)
-    if reason:
-        refused = Record(
-            case=case,
-            case_id=case.case_id,
-            impl=describe(implementation),
-            status="unsupported",
-            reason=str(reason),
-            environment_id=job.environment_id,
-        )
-        return jobs.TunedOutcome(case_id=case.case_id, default={}, best={}, records=[refused])
 
     def measure(some: Sequence[Values], share_s: float) -> list[Record]:
         entered = [candidate(implementation, tunable, values) for values in some]

@@ -6,6 +6,8 @@ wants to see; over several pairs it shows as spread.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ from harness.running.runner import chunks
 from harness.running.side import Side, plan_sides
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from harness.records.store import Run
@@ -53,14 +56,15 @@ def measure_versus(
     """Measure revision ``rev`` and the working tree side by side into ``out/base`` and ``out/new``; return both runs.
 
     ``plan`` was made for the working tree's implementations on ``machine``. On KeyboardInterrupt, or whatever else ends
-    it early, the pairs that were complete are on disk. The repository is left as it was.
+    it early, the pairs that were complete are on disk; without any, nothing is. The repository is left as it was.
 
     Raises
     ------
     ValueError
-        for an unknown revision or no repository, a case too large for two workers, or a directory that holds a run.
+        for an unknown revision or no repository, a case too large for two workers, or directories that are not empty.
     """
     require(pairs >= 1, "--pairs", pairs, "a number above 0")
+    _check_free(out)
     sources = find_sources()
     sha = commit_of(sources.repository, rev)
     limits = _halved(session.limits_for(plan.devices, stage_s))
@@ -69,16 +73,40 @@ def measure_versus(
         check_memory(plan.planned, halves)
     with laid_out(sources, sha) as revision:
         sides = _sides(plan, sources, revision, machine, limits)
-        laid = [_start(plan, side, out / side.name, command, stage_s) for side in sides]
-        match = Match(sides, plan, limits, progress)
-        try:
-            match.run(pairs)
-            for one in laid:
-                one.info.finished_at = session.now()
-        finally:
-            base, new = (_write(match, side, one) for side, one in zip(sides, laid, strict=True))
+        with _directories(out, sides):
+            laid = [_start(plan, side, out / side.name, command, stage_s) for side in sides]
+            match = Match(sides, plan, limits, progress)
+            try:
+                match.run(pairs)
+                for one in laid:
+                    one.info.finished_at = session.now()
+            finally:
+                base, new = (_write(match, side, one) for side, one in zip(sides, laid, strict=True))
     progress.done(new.records)
     return base, new
+
+
+def _check_free(out: Path) -> None:
+    for place in (out / BASE, out / NEW):
+        if place.is_dir() and any(place.iterdir()):
+            raise ValueError(f"--out = {str(out)!r}: {place} is there already and not empty; choose another --out")
+
+
+@contextlib.contextmanager
+def _directories(out: Path, sides: tuple[Side, Side]) -> Iterator[None]:
+    """Take away the directories that come to be meanwhile, should it end early without a complete pair."""
+    _check_free(out)  # again, since a look at the revision takes seconds: what somebody else put there is not ours
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if not any(side.measured for side in sides):
+            for side in sides:
+                shutil.rmtree(out / side.name, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else may have put something beside
+                for path in made:
+                    path.rmdir()
+        raise
 
 
 def _start(plan: Plan, side: Side, path: Path, command: str, stage_s: float) -> Session:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cases.cost import memory_estimate_bytes
+from harness.cases.shipped import find_suite
 from harness.cases.suite import Suite, Sweep, check_memory, load_suite, parse_budget
 
 if TYPE_CHECKING:
@@ -312,3 +313,45 @@ def test_no_part_of_the_room_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+TRACED = """
+[[sweep]]
+preset = "olmoe-1b-7b"
+tokens = 16
+traffic = ["uniform", "trace:pydoc?layer=1&phase=decode"]
+"""
+
+
+def test_a_trace_that_another_layer_cannot_follow_is_left_out_and_named(write: Write) -> None:
+    suite = load_suite(write(HEAD + TRACED))
+    left_out: list[str] = []
+    planned = suite.cases("cpu", {"preset": ["qwen3-30b-a3b", "mixtral-8x7b"]}, left_out)
+    assert [(one.case.shape.name, one.case.traffic.spread) for one in planned] == [
+        ("qwen3-30b-a3b", "uniform"),
+        ("mixtral-8x7b", "uniform"),
+    ]
+    assert len(left_out) == 2
+    assert "sweep 1: traffic = 'trace:pydoc?layer=1&phase=decode" in left_out[0]
+    assert "the trace has experts = 64, top_k = 8, the shape experts = 128, top_k = 8" in left_out[0]
+    same = suite.cases("cpu", {"tokens": [7]}, left_out)
+    assert [one.case.traffic.tokens for one in same] == [7, 7]
+    assert len(left_out) == 2
+
+
+def test_a_trace_that_was_asked_for_must_fit(write: Write) -> None:
+    suite = load_suite(write(HEAD + TRACED))
+    with pytest.raises(ValueError, match=r"sweep 1: traffic = 'trace:pydoc.*: the trace has experts = 64"):
+        suite.cases("cpu", {"preset": ["mixtral-8x7b"], "traffic": ["trace:pydoc?layer=1"]})
+    only = load_suite(write(HEAD + TRACED.replace('"uniform", ', "")))
+    with pytest.raises(ValueError, match=r"sweep 1: traffic = 'trace:pydoc.*: the trace has experts = 64"):
+        only.cases("cpu", {"preset": ["mixtral-8x7b"]})
+    with pytest.raises(ValueError, match="the trace has experts = 64"):
+        load_suite(write(HEAD + TRACED.replace("olmoe-1b-7b", "mixtral-8x7b")))
+
+
+@pytest.mark.parametrize("name", ["quick", "skew", "reference", "decode", "prefill", "models", "training", "peers"])
+@pytest.mark.parametrize("preset", ["qwen3-30b-a3b", "mixtral-8x7b"])
+def test_shipped_suites_take_another_layer(name: str, preset: str) -> None:
+    planned = load_suite(find_suite(name)).cases("cpu", {"preset": [preset]})
+    assert {one.case.shape.name.removesuffix(" changed") for one in planned} == {preset}

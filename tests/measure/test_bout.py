@@ -15,10 +15,13 @@ from harness.layer.weights import make_weights
 from harness.measure.bout import HARNESS, Bout
 from harness.measure.clocks import clock_for
 from harness.measure.result import describe
+from harness.measure.settings import read_settings
 from harness.records.environment import Ceilings
 from harness.records.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from harness.layer.contract import Forward, Layer, Routing
 
 MS = 1e6
@@ -510,8 +513,63 @@ def test_weights_changed_while_timed_condemn_everybody_who_was(kit: Any) -> None
     entrants = [kit.implementation(prepare, "bad"), kit.implementation(kit.costing(MS), "good")]
     records = Bout(case, weights, kit.around()).run(entrants, 0.3 * S)
     assert {record.status for record in records} == {"error"}
-    assert records[0].reason.startswith("the layer's weights (down) were changed while bad, good were timed; find out")
+    assert records[0].reason.startswith("the layer's weights (down) changed while bad, good were timed; find out")
     assert torch.equal(weights.layer.down, right)
+
+
+def sets(kit: Any, change: Callable[[], object], at: int) -> Callable[[Layer], Forward]:
+    """Right answers, and a setting of the whole process that is another from call ``at`` on."""
+
+    def prepare(layer: Layer) -> Forward:
+        count = iter(range(10**9))
+
+        def forward(x: Tensor, routing: Routing) -> Any:
+            kit.clock.advance(MS)
+            if next(count) == at:
+                change()
+            return kit.experts(layer, x, routing)
+
+        return forward
+
+    return prepare
+
+
+SETTERS = {
+    "torch.set_num_threads from 1 to 2": lambda: torch.set_num_threads(2),
+    "torch.autograd.set_detect_anomaly from False to True": lambda: torch.set_anomaly_enabled(True),
+    "torch.set_default_dtype from torch.float32 to torch.float64": lambda: torch.set_default_dtype(torch.float64),
+    "torch.set_float32_matmul_precision from highest to medium": lambda: torch.set_float32_matmul_precision("medium"),
+}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("said", SETTERS)
+def test_who_changes_what_is_everybodys_is_found_out_by_the_gate(kit: Any, said: str) -> None:
+    before = read_settings()
+    bad = kit.implementation(sets(kit, SETTERS[said], 0), "bad")
+    records = kit.bout([bad, kit.implementation(kit.costing(MS), "good")], budget_ns=0.1 * S)
+    assert records["bad"].status == "error"
+    assert records["bad"].reason == f"changed {said} for the whole process; it must be put back before a call returns"
+    assert records["good"].status == "ok"
+    assert read_settings() == before
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_everybodys_changed_while_timed_condemns_everybody_who_was(kit: Any) -> None:
+    before = read_settings()
+    bad = kit.implementation(sets(kit, SETTERS["torch.set_num_threads from 1 to 2"], 30), "bad")
+    records = kit.bout([bad, kit.implementation(kit.costing(MS), "good")], budget_ns=0.3 * S)
+    assert {record.status for record in records.values()} == {"error"}
+    assert records["good"].reason.startswith("torch.set_num_threads from 1 to 2 changed while bad, good were timed;")
+    assert read_settings() == before
 
 
 def test_a_meter_that_fails_does_not_cost_the_time(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,11 @@ def test_what_keeps_the_contract_passes() -> None:
     check_contract(torch.ones(4, 3).T, torch.zeros(3, 4))
 
 
+def test_one_that_prepares_nothing_is_told_so(kit: Any) -> None:
+    with pytest.raises(ContractError, match="prepare returned NoneType, the contract asks for a function of x and"):
+        kit.admit(lambda _layer: None, kit.case())
+
+
 @pytest.mark.parametrize("pass_", ["forward", "training"])
 def test_an_implementation_that_returns_nothing_is_told_so(kit: Any, pass_: str) -> None:
     with pytest.raises(ContractError, match="returned NoneType"):

@@ -119,12 +119,18 @@ def test_a_torn_only_line_and_a_long_one_are_cut(make: Any, tmp_path: Path) -> N
     assert read_records(tmp_path) == ([make.record(), make.record("einsum")], 0)
 
 
-@pytest.mark.parametrize("line", [b"", b"{}", b"nonsense", b'{"schema": 2}', b"\xff\xfe"])
-def test_a_whole_line_that_cannot_be_read_is_an_error(make: Any, tmp_path: Path, line: bytes) -> None:
+NO_RECORD, NO_JSON = r"not a record of this version of moebench \(", r"not JSON \("
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [(b"", NO_JSON), (b"{}", NO_RECORD), (b"garbage line", NO_JSON), (b'{"schema": 2}', NO_RECORD), (b"\xff", NO_JSON)],
+)
+def test_a_whole_line_that_cannot_be_read_says_what_to_do(make: Any, tmp_path: Path, line: bytes, what: str) -> None:
     RunStore(tmp_path).append([make.record()])
     with (tmp_path / RECORDS).open("ab") as file:
         file.write(line + b"\n")
-    with pytest.raises(ValueError, match=rf"{RECORDS}: line 2: not a record of this version"):
+    with pytest.raises(ValueError, match=rf"{RECORDS}: line 2: {what}.*delete that line; .* run --resume$"):
         read_records(tmp_path)
     with pytest.raises(ValueError, match="line 2"):
         RunStore(tmp_path).append([make.record("einsum")])

@@ -48,7 +48,7 @@ def test_in_words() -> None:
     words = said(made())
     assert "1 of 100 identical copies were called FASTER or SLOWER at a threshold of 2 %" in words
     assert "the rate is 0.0253 % to 5.45 % (95 % interval)" in words
-    assert "for 0.25 s tells a slowdown of 4.10 %" in words
+    assert "for 0.25 s tells a slowdown of 4.10 %: by the scatter of identical copies, 95 % of the 100 trials" in words
     assert "Between 5 worker processes" in words
     assert "up to 1.23 %" in words
     assert "Others on this machine had 3.10 % of the CPUs' time." in words
@@ -67,6 +67,14 @@ def test_advice_for_a_machine_that_cannot_tell_5_percent() -> None:
     assert calibrations.ADVICE in words
     assert "Too few rounds" in words
     assert "Between" not in words
+
+
+def test_few_trials_say_nothing_of_95_times_of_100() -> None:
+    few = said(made(trials=19))
+    assert "Fewer than 20 trials do not show" in few
+    assert "4.10 %" not in few
+    assert calibrations.ADVICE not in few
+    assert calibrations.ADVICE in said(made(trials=1, resolves={"0.25": 0.2})), "one that missed is evidence enough"
 
 
 def test_rows_by_verdict_and_by_threshold() -> None:

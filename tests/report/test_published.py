@@ -97,5 +97,5 @@ def test_only_suites_that_bring_figures_have_the_table(make: Factory, tmp_path: 
 
 def test_cases_left_out_are_named(make: Factory, tmp_path: Path) -> None:
     record = make.measured(make.case(), "loop", [1e6] * 15, "loop")
-    run = make.run([record], too_large=["deepseek-v3 T=1"])
+    run = make.run([record], left_out=["deepseek-v3 T=1"])
     assert "deepseek-v3 T=1" in write_report([run], tmp_path).read_text()

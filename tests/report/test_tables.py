@@ -189,6 +189,20 @@ def test_terminal_summary_shares_wins(make: Factory) -> None:
     assert summary_tables(make.run([])) == []
 
 
+def test_terminal_summary_marks_what_was_measured_apart(make: Factory) -> None:
+    case = make.case()
+    records = [make.timed(case, "loop", 2e6), make.timed(case, "batched", 1e6), make.timed(case, "dense", 1e5)]
+    late = make.timed(case, "hf_grouped", 5e5, bout="another")
+    ((_, text),) = summary_tables(make.run([*records, late]))
+    _, _, row, legend = text.splitlines()
+    assert "500 µs†" in row
+    assert "1000 µs*" in row
+    assert row.count("†") == 1
+    assert legend.startswith("† not measured side by side")
+    ((_, text),) = summary_tables(make.run(records))
+    assert "†" not in text
+
+
 def test_configurations_are_shown_where_somebody_told(make: Factory) -> None:
     case = make.case()
     chosen = Chosen(values={"block": 64, "kind": "wide"}, tuned=True, source="own gpu.json, at 64 tokens")

@@ -14,6 +14,7 @@ from harness.records.metrics import METRICS
 from harness.records.pairs import Question
 from harness.report.verdicts import (
     HEADERS,
+    OF_CHANGE,
     change,
     figure,
     verdict_json,
@@ -89,11 +90,26 @@ def test_notes_say_why_and_count_what_repeats() -> None:
     assert notes == [
         "BROKEN: fused on H8 T=4: oom: too large",
         "FIXED: batched on H8 T=4: was error: no",
+        OF_CHANGE,
         "ambiguous (3): measure longer",
         "compared (4): side by side",
         "not comparable (2): only in base",
     ]
     assert verdict_notes(result()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"how": "side by side"}, True),
+        ({"how": "through loop, measured both times; processes differ"}, True),
+        ({"how": "raw times, torch 2.11 / 2.13"}, False),
+        ({"how": "one figure each", "interval": None}, False),
+    ],
+)
+def test_a_change_that_is_no_ratio_of_the_medians_is_explained(fields: dict[str, Any], said: bool) -> None:
+    row = judged("SAME", 0.988, base=97.2e3, new=97.4e3, **fields)
+    assert (OF_CHANGE in verdict_notes(result(row))) == said
 
 
 def test_notes_that_differ_in_a_number_are_one_with_its_range() -> None:

@@ -169,11 +169,25 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_kept_is_found_again_by_environment_and_device(state: Path) -> None:
     assert load_calibrations("abc") == ({}, "")
-    assert keep_calibration("abc", "cpu", calibration()) == state / "abc.json"
+    assert keep_calibration("abc", "cpu", calibration()) == calibration()
+    assert state_path("abc") == state / "abc.json"
     keep_calibration("abc", "cuda:0", calibration(impl="grouped"))
     keep_calibration("abc", "cpu", calibration(trials=20))
     assert load_calibrations("abc") == ({"cpu": calibration(trials=20), "cuda:0": calibration(impl="grouped")}, "")
     assert load_calibrations("def") == ({}, "")
+
+
+@pytest.mark.usefixtures("state")
+def test_a_calibration_of_fewer_trials_displaces_none_of_the_same_device() -> None:
+    keep_calibration("abc", "cpu", calibration(trials=3))
+    assert keep_calibration("abc", "cpu", calibration(trials=1, impl="grouped")) == calibration(trials=3)
+    assert load_calibrations("abc")[0] == {"cpu": calibration(trials=3)}
+    keep_calibration("abc", "cuda:0", calibration(trials=1))
+    keep_calibration("abc", "cpu", calibration(trials=3, impl="grouped"))
+    assert load_calibrations("abc")[0] == {
+        "cpu": calibration(trials=3, impl="grouped"),
+        "cuda:0": calibration(trials=1),
+    }, "as many trials are as good, and newer"
 
 
 def test_the_state_directory_is_the_user_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -65,7 +65,10 @@ def test_a_third_partys_entry_point_is_enough(beside: Any) -> None:
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("def broken(:", "SyntaxError: invalid syntax (bad.py, line 1)"),
         ("raise RuntimeError('half a pair \\udc80')", "RuntimeError: half a pair \\udc80"),
-        (SOURCE.format(name="one"), "ValueError: two implementations are called 'one': beside.one.one, theirs.bad.one"),
+        (
+            SOURCE.format(name="one"),
+            "ValueError: two implementations are called 'one': beside.one.one, theirs.bad.one; rename one",
+        ),
     ],
 )
 def test_a_broken_module_costs_itself_only(beside: Any, source: str, reason: str) -> None:

@@ -191,7 +191,10 @@ def test_the_source_hash_sees_the_file_and_nothing_beside_it(kernel: Path) -> No
     [
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        (SOURCE.replace("mine", "one"), "ValueError: two implementations are called 'one': beside.one.one, {}.one"),
+        (
+            SOURCE.replace("mine", "one"),
+            "ValueError: two implementations are called 'one': beside.one.one, {}.one; rename one",
+        ),
     ],
 )
 def test_a_broken_file_costs_itself_only(kernel: Path, source: str, reason: str) -> None:

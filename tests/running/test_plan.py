@@ -12,6 +12,8 @@ from harness.cases.cost import memory_estimate_bytes
 from harness.running.plan import (
     BOUT_SECONDS,
     CEILINGS_SECONDS,
+    CPU_SECONDS_PER_GIB,
+    LEAST_BOUT_SECONDS,
     WORKER_START_SECONDS,
     Plan,
     absences,
@@ -87,6 +89,17 @@ def test_what_a_plan_expects(plans: Any) -> None:
     assert plan.devices == ("cpu", "cuda:0")
     assert plan.expected_s == 3 * WORKER_START_SECONDS + 2 * CEILINGS_SECONDS + 9.0
     assert plan.memory_bytes == max(memory_estimate_bytes(one.case) for one in plan.planned)
+
+
+def test_what_comes_before_the_clock_counts_where_the_budget_is_too_small_for_it(plans: Any) -> None:
+    """However small the budget, weights are made and the oracle answers; timing keeps a quarter of it."""
+    many = made(plans, *(plans.planned(tokens) for tokens in range(1, 101)), budget_s=4.0)
+    ahead_s = 100 * LEAST_BOUT_SECONDS + 0.25 * 4.0
+    least_s = WORKER_START_SECONDS + CEILINGS_SECONDS + ahead_s
+    assert least_s <= many.expected_s < least_s + 1.0
+    large = made(plans, plans.planned(hidden=65536), budget_s=0.1)
+    gib = large.memory_bytes / 2**30
+    assert large.expected_s > WORKER_START_SECONDS + CEILINGS_SECONDS + CPU_SECONDS_PER_GIB * gib
 
 
 def test_chunks_are_neighbours_that_share_a_layer(plans: Any) -> None:

@@ -98,6 +98,13 @@ def test_two_functions_cannot_share_a_name() -> None:
     assert registered()["a"].prepare is prepare
 
 
+@pytest.mark.parametrize("key", ["passes", "devices", "dtypes"])
+def test_one_word_is_no_tuple_of_words(key: str) -> None:
+    given: dict[str, Any] = {key: "forward"}
+    with pytest.raises(ValueError, match=f"implementation 'a': {key} = 'forward': a tuple of .*, even for one"):
+        implementation("a", family="loop", **given)
+
+
 def test_running_a_module_again_replaces_its_own() -> None:
     implementation("a", family="loop")(prepare)
     implementation("a", family="loop", version="2")(prepare)

@@ -119,7 +119,7 @@ def test_cases_too_large_are_left_out_and_named(suite: str, machine: Any, monkey
     monkeypatch.setattr(request, "available_memory_bytes", lambda: needed[-1] - 1)
     plan = Request(suite, device="cpu").plan(machine)
     assert {one.case.shape.hidden for one in plan.planned} == {32}
-    assert [one.split(":")[0] for one in plan.too_large] == ["H64 I16 E4 k2 T=8 gaussian"]
+    assert [one.split(":")[0] for one in plan.left_out] == ["H64 I16 E4 k2 T=8 gaussian"]
 
 
 def test_published_figures_go_with_the_plan(suite: str, machine: Any) -> None:

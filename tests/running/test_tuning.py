@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from harness.cli.tuning import refused
 from harness.records.record import ImplInfo, Record, Timing
 from harness.records.tuned import own_path, read_tuned
 from harness.running import jobs
@@ -103,6 +104,21 @@ def test_a_default_without_a_time_is_a_failure_with_its_reason(plans: Any) -> No
     finding = decide(case, outcome(case, 1.0, best={"n": 1}, records=[refused]))
     assert (finding.word, finding.why) == ("failed", "unsupported: needs a GPU")
     assert decide(case, outcome(case, 1.0, records=[])).word == "failed"
+
+
+def test_refused_is_only_what_is_refused_in_every_case(plans: Any) -> None:
+    case = plans.case()
+    no, neither = (
+        decide(
+            case, outcome(case, 1.0, best={}, records=[timed(case, [], status="unsupported", reason=why, timing=None)])
+        )
+        for why in ("needs a GPU", "needs Triton")
+    )
+    assert refused([no, no]) == "needs a GPU"
+    assert refused([no, neither]) == "needs a GPU; needs Triton"
+    for other in (decide(case, outcome(case, 0.9)), Finding(case, "not reached"), Finding(case, "failed", "died")):
+        assert not refused([no, other])
+    assert not refused([])
 
 
 def test_an_unfinished_search_says_so(plans: Any) -> None:

@@ -345,6 +345,45 @@ def test_ctrl_c_keeps_complete_pairs(
     assert not workers()
 
 
+@pytest.mark.parametrize("parent", ["there", "not there"])
+def test_without_a_complete_pair_nothing_is_left_but_what_was_there(
+    repository: Repository, machine: Machine, plans: Any, tmp_path: Path, parent: str
+) -> None:
+    out = tmp_path / "results" / "x"
+    if parent == "there":
+        out.mkdir(parents=True)
+        (out / "notes").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    plan = plan_for(plans, machine, 0.5)  # with everybody: a failure that is known beforehand is no complete pair
+    for _ in range(2):  # the second finds nothing of the first in its way
+        with pytest.raises(KeyboardInterrupt):
+            measure_versus(
+                plan, "HEAD", out, machine, "", pairs=3, stage_s=STAGE_S, progress=Watching("pair 1 of 3, base")
+            )
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("side", ["base", "new"])
+def test_a_directory_with_something_in_it_is_refused_and_left_as_it_was(
+    repository: Repository, machine: Machine, plans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    """Whether it was there from the start or came while the revision was looked at."""
+    file = tmp_path / "out" / side / "run.json"
+    plan = plan_for(plans, machine, 0.5, "steady")
+
+    def meanwhile(*words: Any) -> Machine:
+        file.parent.mkdir(parents=True)
+        file.write_text("somebody's")
+        return theirs_of(look_around(*words))
+
+    monkeypatch.setattr(versus, "look_around", meanwhile)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"--out = .*{side} is there already and not empty; choose another --out"):
+            measure_versus(plan, "HEAD", tmp_path / "out", machine, "", stage_s=STAGE_S, progress=Watching())
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+        assert file.read_text() == "somebody's"
+
+
 def test_nothing_is_measured_for_a_revision_that_is_not_there(
     repository: Repository, machine: Machine, plans: Any, tmp_path: Path
 ) -> None:
