@@ -80,7 +80,9 @@ ROGUES = [
     Rogue("wrong-device", "error", "returned device meta", f"{SAY} y = y.to('meta')"),
     Rogue("returns-a-list", "error", "returned list", f"{SAY} y = y.tolist()"),
     Rogue("returns-none", "error", "returned NoneType", f"{SAY} y = None"),
-    Rogue("returns-no-function", "error", "TypeError", prepare=f"{SAY} return 5"),
+    Rogue("returns-no-function", "error", "prepare returned int", prepare=f"{SAY} return 5"),
+    # This one changes what is everybody's: the others keep their threads.
+    Rogue("takes-threads", "error", "changed torch.set_num_threads from", f"{SAY} torch.set_num_threads(7)"),
     Rogue("wrong-values", "disagrees", "y: ", f"{SAY} y = y + 1"),
     Rogue("nan", "disagrees", "NaN", f"{SAY} y[0, 0] = float('nan')"),
     Rogue("wrong-shape-later", "error", "returned shape", f"if n > 5: {SAY} y = y[:4]"),
