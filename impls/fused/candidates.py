@@ -31,14 +31,11 @@ def candidates(
     are valid, none occurs twice. What changes most comes first, since a tuner may have no time for the rest.
     """
     start = base or default(shape, tokens, dtype, pass_, capability)
-    tried: dict[Configuration, None] = {start: None}
-    for other in _copied(start):
-        tried[fitted(other, shape, tokens, dtype, capability)] = None
-    for other in _neighbours(start, shape, tokens, dtype, pass_):
-        fits = fitted(other, shape, tokens, dtype, capability)
-        if fits == other and valid(fits, shape, tokens, dtype, pass_, capability):
-            tried[fits] = None
-    return list(tried)
+    copied = [fitted(other, shape, tokens, dtype, capability) for other in _copied(start)]
+    around = list(_neighbours(start, shape, tokens, dtype, pass_))
+    fits = [other for other in around if fitted(other, shape, tokens, dtype, capability) == other]
+    tried = [other for other in (*copied, *fits) if valid(other, shape, tokens, dtype, pass_, capability)]
+    return list(dict.fromkeys((start, *tried)))
 
 
 def _copied(start: Configuration) -> Iterator[Configuration]:

@@ -34,8 +34,8 @@ def project(
     with gate rows before up rows, or with TMA its descriptor (``along_rows``); ``bias`` is (E, WIDTH or 2 * WIDTH) or
     None, ``expert`` int64. Columns behind WIDTH mean nothing. Returns gate and up; plain, both are the product.
 
-    Gate and up are the two halves of one product: the rows are fetched once, and one product keeps the tensor cores
-    busier than two of half its width.
+    Gate and up are the two halves of one product, which has one accumulator: between two, the assembler of CUDA waits
+    for each where the loop around them goes over tiles, too.
     """
     PARTS: tl.constexpr = 2 if GATED else 1
     steps = tl.arange(0, BLOCK_K)
