@@ -143,7 +143,7 @@ def test_plan_as_json(main: Main) -> None:
 def test_plan_as_a_table(main: Main) -> None:
     code, out, _ = main("plan", "tiny")
     assert code == 0
-    assert "3 cases, about" in out
+    assert "3 cases, at most about" in out
 
 
 BAD = [
@@ -177,7 +177,7 @@ BAD = [
 )
 def test_bad_input_is_one_line_and_exit_code_2(main: Main, words: list[str], message: str) -> None:
     code, out, err = main(*words)
-    lines = [line for line in err.splitlines() if line and not re.match(r"\d+ cases, about", line)]
+    lines = [line for line in err.splitlines() if line and not re.match(r"\d+ cases, at most about", line)]
     assert code == BAD_INPUT
     assert out == ""
     assert len(lines) == 1

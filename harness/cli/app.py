@@ -87,7 +87,7 @@ def estimate(cases: int, seconds: float, memory_bytes: int) -> str:
     """Say beforehand what a run will take."""
     many = "1 case" if cases == 1 else f"{cases} cases"
     memory = f"{memory_bytes / GIB:.1f} GiB" if memory_bytes >= GIB else f"{memory_bytes / MIB:.0f} MiB"
-    return f"{many}, about {terminal.duration(seconds)}, up to {memory} of memory"
+    return f"{many}, at most about {terminal.duration(seconds)}, up to {memory} of memory"
 
 
 def say_absences(plan: Plan) -> None:
