@@ -88,7 +88,7 @@ class Suite:
                 for planned in sweep.planned(device, overrides or {}, misfits):
                     case_id = planned.case.case_id
                     found[case_id] = _merge(found[case_id], planned) if case_id in found else planned
-        if not found:
+        if misfits and not found:
             raise ValueError(f"{self.path}: {misfits[0]}")
         if left_out is not None:
             left_out += dict.fromkeys(misfits)
