@@ -45,7 +45,8 @@ class Tiles:
     """One kernel's tile: ``block_m`` x ``block_n`` of its output, ``block_k`` along the reduction.
 
     Blocks are powers of two of at least 16. ``warps`` is 1, 2, 4 or 8, ``stages`` the depth of the software pipeline.
-    With ``tma`` the copy engine fetches the weights' tiles, instead of every thread its part. ``persistent`` programs,
+    With ``tma`` the copy engine fetches the weights' tiles, and those of rows that need not be gathered, instead of
+    every thread its part. ``persistent`` programs,
     as many as fit onto the GPU at a time, compute one tile after the other, and fetch for the next before they have
     stored the last.
     """
@@ -144,8 +145,9 @@ def copies_well(tiles: Tiles, kernel: str, shape: Shape, dtype: str, capability:
     if kernel == "grad_weight" or (tiles.persistent and not is_forward):
         return False
     columns, reduction = sizes(kernel, shape)
-    aligned = (reduction if is_forward else columns) * DTYPE_BYTES[dtype] % TMA_STRIDE_BYTES == 0
-    small = max(tiles.block_n, tiles.block_k) <= MOST_TMA_BLOCK
+    contiguous = {"grad_hidden": (columns,), "grad_input": (columns, reduction)}.get(kernel, (reduction,))
+    aligned = all(size * DTYPE_BYTES[dtype] % TMA_STRIDE_BYTES == 0 for size in contiguous)
+    small = max(tiles.block_m, tiles.block_n, tiles.block_k) <= MOST_TMA_BLOCK
     return capability >= LEAST_TMA_CAPABILITY and dtype != "fp32" and aligned and small
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from impls.fused.combine import combine
 from impls.fused.configuration import LEAST_BLOCK
 from impls.fused.dot import narrow
+from impls.fused.operands import along_rows
 from impls.fused.projection import activate, project
-from impls.fused.weights import along_rows
 
 if TYPE_CHECKING:
     from harness import Layer, Routing
@@ -114,6 +114,7 @@ def decode_kernel(
     row = tl.maximum(slot, 0) if BY_SLOT else tl.arange(0, BLOCK_M)
     gate, up = project(
         rows + row * LENGTH,
+        0,
         chosen,
         weight,
         bias,
@@ -124,6 +125,7 @@ def decode_kernel(
         GATED,
         False,
         TMA,
+        False,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,

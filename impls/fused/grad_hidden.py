@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from impls.fused.dot import narrow
+from impls.fused.operands import across_rows
 from impls.fused.slopes import gated_value_and_slopes, value_and_slope
 from impls.fused.tiling import GROUP, multiply, swizzle
-from impls.fused.weights import across_rows
 
 if TYPE_CHECKING:
     from impls.fused.configuration import Tiles
@@ -125,7 +125,7 @@ def grad_hidden_kernel(
     slot = tl.load(slots + tl.minimum(rows, end - 1))
     first_column = column_tile * BLOCK_N
     dy_rows = dy + (slot // top_k).to(tl.int64) * H
-    da = multiply(dy_rows, down, expert, first_column, H, I, TMA, BLOCK_M, BLOCK_N, BLOCK_K)
+    da = multiply(dy_rows, 0, down, expert, first_column, H, I, TMA, False, BLOCK_M, BLOCK_N, BLOCK_K)
 
     weight = tl.load(weights + slot)
     share = finish_hidden(

@@ -10,8 +10,8 @@ import triton.language as tl
 
 from impls.fused.configuration import LAUNCH
 from impls.fused.dot import narrow
+from impls.fused.operands import across_rows, packed_rows
 from impls.fused.tiling import GROUP, multiply, swizzle
-from impls.fused.weights import across_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ def grad_input(dz: Tensor, proj_in: Tensor, placement: Placement, tiles: Tiles) 
     width, hidden = proj_in.shape[1:]
     dx_rows = dz.new_empty(len(dz), hidden)
     grad_input_kernel[(len(placement.tile_experts) * triton.cdiv(hidden, tiles.block_n),)](
-        dz,
+        packed_rows(dz, tiles),
         across_rows(proj_in, tiles),
         placement.starts,
         placement.tile_experts,
@@ -84,17 +84,21 @@ def grad_input_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """One tile of ``dx_rows`` (N, H) = dz (N, Z) @ the expert's proj_in, of (E, Z, H); Z is 2I or I."""
+    """One tile of ``dx_rows`` (N, H) = dz (N, Z) @ the expert's proj_in, of (E, Z, H); Z is 2I or I.
+
+    With TMA dz and proj_in are descriptors.
+    """
     column_tiles = tl.cdiv(H, BLOCK_N)
     row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
     expert = tl.load(tile_experts + row_tile).to(tl.int64)
     if expert < 0:
         return
     end = tl.load(starts + expert + 1)
-    rows = tl.load(tile_rows + row_tile) + tl.arange(0, BLOCK_M)
+    first_row = tl.load(tile_rows + row_tile)
+    rows = first_row + tl.arange(0, BLOCK_M)
     columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    dz_rows = dz + tl.minimum(rows, end - 1).to(tl.int64) * Z
-    dx = multiply(dz_rows, proj_in, expert, column_tile * BLOCK_N, Z, H, TMA, BLOCK_M, BLOCK_N, BLOCK_K)
+    dz_rows = dz if TMA else dz + tl.minimum(rows, end - 1).to(tl.int64) * Z
+    dx = multiply(dz_rows, first_row, proj_in, expert, column_tile * BLOCK_N, Z, H, TMA, TMA, BLOCK_M, BLOCK_N, BLOCK_K)
     kept = (rows < end)[:, None] & (columns < H)[None, :]
     there = rows.to(tl.int64)[:, None] * H + columns[None, :]
     tl.store(dx_rows + there, narrow(dx, dx_rows.dtype.element_ty), mask=kept)

@@ -17,10 +17,10 @@ from torch import Tensor
 from impls.fused.combine import combine
 from impls.fused.configuration import MOST_WARPS
 from impls.fused.dot import narrow
+from impls.fused.operands import along_rows, packed_rows
 from impls.fused.placement import Placement, place_for
 from impls.fused.projection import activate, project
 from impls.fused.tiling import GROUP, swizzle
-from impls.fused.weights import along_rows
 
 if TYPE_CHECKING:
     from harness import Layer, Routing
@@ -95,7 +95,7 @@ def _launch(
     columns = out.shape[1]
     every_tile = len(placement.tile_experts) * triton.cdiv(columns, tiles.block_n)
     prefill_kernel[(_programs(tiles, out.device) if tiles.persistent else every_tile,)](
-        rows,
+        rows if gather else packed_rows(rows, tiles),
         along_rows(weight, tiles, parts=2 if activation.gated else 1),
         bias,
         placement.slots,
@@ -152,6 +152,8 @@ def prefill_kernel(
 ):
     """Row tiles by BLOCK_N columns: rows (T, LENGTH) gathered by slot, or (N, LENGTH) as they lie -> (N, WIDTH).
 
+    With TMA ``weight`` is a descriptor, and so are ``rows`` that are not gathered.
+
     PERSISTENT programs share all tiles that belong to an expert; otherwise there is one for every place in the map.
     """
     column_tiles = tl.cdiv(WIDTH, BLOCK_N)
@@ -202,14 +204,20 @@ def compute_tile(
     BLOCK_K: tl.constexpr,
 ):
     """One tile of ``prefill_kernel``, from ``first_row`` and ``first_column`` on, of rows that are all ``expert``'s."""
+    TMA_ROWS: tl.constexpr = TMA and not GATHER
     row = first_row + tl.arange(0, BLOCK_M)
     end = tl.load(starts + expert + 1)
-    # Rows behind the expert's last compute that one again, and are not stored.
-    source = tl.minimum(row, end - 1)
-    if GATHER:
-        source = tl.load(slots + source) // top_k
+    if TMA_ROWS:
+        left = rows
+    else:
+        # Rows behind the expert's last compute that one again, and are not stored.
+        source = tl.minimum(row, end - 1)
+        if GATHER:
+            source = tl.load(slots + source) // top_k
+        left = rows + source.to(tl.int64) * LENGTH
     gate, up = project(
-        rows + source.to(tl.int64) * LENGTH,
+        left,
+        first_row,
         row < end,
         weight,
         bias,
@@ -220,6 +228,7 @@ def compute_tile(
         GATED,
         True,
         TMA,
+        TMA_ROWS,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,

@@ -13,6 +13,7 @@ from impls.fused.tiling import load_inside
 @triton.jit
 def project(
     left_rows,
+    first_row,
     inside_rows,
     weight,
     bias,
@@ -23,13 +24,15 @@ def project(
     GATED: tl.constexpr,
     EVERY_ROW: tl.constexpr,
     TMA: tl.constexpr,
+    TMA_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """Rows times some of one expert's weight rows, in float32: (BLOCK_M, BLOCK_N), twice where gated.
 
-    ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements; unless EVERY_ROW, rows that are not
+    ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements, or with TMA_ROWS is the descriptor of
+    rows that lie together (``packed_rows``), from ``first_row`` on; by pointers and unless EVERY_ROW, rows that are not
     ``inside_rows`` are not read and count as 0. ``weight`` is (E, WIDTH, LENGTH), or where GATED (E, 2 * WIDTH, LENGTH)
     with gate rows before up rows, or with TMA its descriptor (``along_rows``); ``bias`` is (E, WIDTH or 2 * WIDTH) or
     None, ``expert`` int64. Columns behind WIDTH mean nothing. Returns gate and up; plain, both are the product.
@@ -41,7 +44,8 @@ def project(
     steps = tl.arange(0, BLOCK_K)
     place = tl.arange(0, PARTS * BLOCK_N)
     row = place // BLOCK_N * WIDTH + tl.minimum(first_column + place % BLOCK_N, WIDTH - 1)
-    left = left_rows[:, None] + steps[None, :]
+    if not TMA_ROWS:
+        left = left_rows[:, None] + steps[None, :]
     if not TMA:
         right = weight + expert * (PARTS * WIDTH * LENGTH) + row[None, :] * LENGTH + steps[:, None]
     first_part = (PARTS * expert).to(tl.int32)
@@ -49,7 +53,11 @@ def project(
     sums = tl.zeros((BLOCK_M, PARTS * BLOCK_N), tl.float32)
     for step in range(0, LENGTH, BLOCK_K):
         inside = steps < LENGTH - step
-        a = load_inside(left, inside_rows, inside, EVERY_ROW, LENGTH % BLOCK_K == 0)
+        if TMA_ROWS:
+            a = left_rows.load([first_row, step])
+        else:
+            a = load_inside(left, inside_rows, inside, EVERY_ROW, LENGTH % BLOCK_K == 0)
+            left += BLOCK_K
         if TMA:
             # What it fetches outside of the expert's matrix is zero.
             fetched = weight.load([first_part, first_column, step])
@@ -58,7 +66,6 @@ def project(
             b = load_inside(right, inside, every_column, LENGTH % BLOCK_K == 0, True)
             right += BLOCK_K
         sums = dot(a, b, sums)
-        left += BLOCK_K
     if bias is not None:
         sums += tl.load(bias + expert * (PARTS * WIDTH) + row).to(tl.float32)[None, :]
     if GATED:

@@ -42,31 +42,39 @@ def load_inside(pointers, rows, columns, EVEN_ROWS: tl.constexpr, EVEN_COLUMNS: 
 @triton.jit
 def multiply(
     left_rows,
+    first_row,
     weight,
     expert,
     first_column,
     LENGTH: tl.constexpr,
     WIDTH: tl.constexpr,
     TMA: tl.constexpr,
+    TMA_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """Product of rows with some columns of one expert's matrix, in float32: (BLOCK_M, BLOCK_N).
 
-    ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements. ``weight`` is (E, LENGTH, WIDTH), or
-    with TMA its descriptor (``across_rows``); ``expert`` is int64. Columns behind WIDTH give 0.
+    ``left_rows`` (BLOCK_M,) points at the start of each row of LENGTH elements, or with TMA_ROWS is the descriptor of
+    rows that lie together (``packed_rows``), from ``first_row`` on. ``weight`` is (E, LENGTH, WIDTH), or with TMA its
+    descriptor (``across_rows``); ``expert`` is int64. Columns behind WIDTH give 0.
     """
     columns = first_column + tl.arange(0, BLOCK_N)
     steps = tl.arange(0, BLOCK_K)
-    left = left_rows[:, None] + steps[None, :]
+    if not TMA_ROWS:
+        left = left_rows[:, None] + steps[None, :]
     if not TMA:
         right = weight + expert * LENGTH * WIDTH + steps[:, None] * WIDTH + columns[None, :]
     every_row = tl.full((BLOCK_M,), True, tl.int1)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(0, LENGTH, BLOCK_K):
         inside = steps < LENGTH - step
-        a = load_inside(left, every_row, inside, True, LENGTH % BLOCK_K == 0)
+        if TMA_ROWS:
+            a = left_rows.load([first_row, step])
+        else:
+            a = load_inside(left, every_row, inside, True, LENGTH % BLOCK_K == 0)
+            left += BLOCK_K
         if TMA:
             # What it fetches outside of the expert's matrix is zero.
             b = tl.reshape(weight.load([expert.to(tl.int32), step, first_column]), (BLOCK_K, BLOCK_N))
@@ -74,5 +82,4 @@ def multiply(
             b = load_inside(right, inside, columns < WIDTH, LENGTH % BLOCK_K == 0, WIDTH % BLOCK_N == 0)
             right += BLOCK_K * WIDTH
         sums = dot(a, b, sums)
-        left += BLOCK_K
     return sums

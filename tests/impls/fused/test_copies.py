@@ -13,8 +13,8 @@ from torch import Tensor
 from impls.fused import placement
 from impls.fused.configuration import Configuration, Tiles
 from impls.fused.forward import FusedForward
+from impls.fused.operands import along_rows
 from impls.fused.placement import Placement, place
-from impls.fused.weights import along_rows
 
 POINTERS = {
     "decode": Configuration("decode", Tiles(16, 16, 32, 4, 2), Tiles(16, 32, 16, 4, 2)),

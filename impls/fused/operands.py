@@ -1,4 +1,4 @@
-"""How a kernel gets at the experts' weights: by pointers, or through a descriptor for TMA."""
+"""How a kernel gets at weights, and at rows that lie together: by pointers, or through a descriptor for TMA."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def across_rows(weight: Tensor, tiles: Tiles) -> Tensor | TensorDescriptor:
     if not tiles.tma:
         return weight
     return TensorDescriptor.from_tensor(_aligned(weight), [1, tiles.block_k, tiles.block_n])
+
+
+def packed_rows(rows: Tensor, tiles: Tiles) -> Tensor | TensorDescriptor:
+    """Return rows (N, reduction) in the order of their experts as a kernel with these tiles takes them.
+
+    A descriptor shows tiles of (block_m, block_k). Where one reaches beyond an expert's last row it holds the next
+    expert's, whose products are not stored.
+    """
+    return TensorDescriptor.from_tensor(rows, [tiles.block_m, tiles.block_k]) if tiles.tma else rows
 
 
 def _aligned(weight: Tensor) -> Tensor:
