@@ -41,12 +41,8 @@ def candidates(
 def _copied(start: Configuration) -> Iterator[Configuration]:
     """Yield TMA for every kernel, without and with persistent programs where there are such."""
     for persistent in (False, True) if start.regime == "prefill" else (False,):
-        yield start.changed(
-            {
-                name: replace(tiles, tma=True, persistent=persistent and name in {"first", "second"})
-                for name, tiles in start.tiles().items()
-            }
-        )
+        copied = {name: replace(tiles, tma=True, persistent=persistent) for name, tiles in start.tiles().items()}
+        yield start.changed(copied)
 
 
 def _neighbours(start: Configuration, shape: Shape, tokens: int, dtype: str, pass_: str) -> Iterator[Configuration]:

@@ -87,7 +87,7 @@ class Configuration:
     @property
     def persistent(self) -> bool:
         """Whether a kernel goes over the tile map in persistent programs."""
-        return self.first.persistent or self.second.persistent
+        return any(tiles.persistent for tiles in self.tiles().values())
 
     def tiles(self) -> dict[str, Tiles]:
         """Return the tiles of every kernel that runs, by the kernel's name."""
@@ -137,12 +137,11 @@ def _valid_tiles(tiles: Tiles, kernel: str, shape: Shape, dtype: str) -> bool:
 def copies_well(tiles: Tiles, kernel: str, shape: Shape, dtype: str, capability: tuple[int, int]) -> bool:
     """Whether ``tma`` and ``persistent`` are for this kernel, shape and device.
 
-    Only the forward kernels have persistent programs; the gradients of weights read no weights.
+    ``grad_weight`` reads no weights and does not go over the tile map.
     """
     if not tiles.tma:
         return not tiles.persistent
-    is_forward = kernel in {"first", "second"}
-    if kernel == "grad_weight" or (tiles.persistent and not is_forward):
+    if kernel == "grad_weight":
         return False
     columns, reduction = sizes(kernel, shape)
     contiguous = {"grad_hidden": (columns,), "grad_input": (columns, reduction)}.get(kernel, (reduction,))

@@ -16,7 +16,7 @@ from torch import Tensor
 from impls.fused.dot import narrow
 from impls.fused.operands import across_rows
 from impls.fused.slopes import gated_value_and_slopes, value_and_slope
-from impls.fused.tiling import GROUP, multiply, swizzle
+from impls.fused.tiling import GROUP, grid, multiply, swizzle
 
 if TYPE_CHECKING:
     from impls.fused.configuration import Tiles
@@ -59,7 +59,7 @@ def grad_hidden(
         weighted=z.new_empty(row_count, expert_hidden) if weighted else None,
         shares=weights.new_empty(column_tiles, row_count) if shares else None,
     )
-    grad_hidden_kernel[(len(placement.tile_experts) * column_tiles,)](
+    grad_hidden_kernel[grid(placement, expert_hidden, tiles)](
         dy,
         across_rows(down, tiles),
         z,
@@ -68,6 +68,7 @@ def grad_hidden(
         placement.starts,
         placement.tile_experts,
         placement.tile_rows,
+        placement.tile_count,
         *made,
         row_count,
         weights.shape[1],
@@ -77,6 +78,7 @@ def grad_hidden(
         ACTIVATION=activation.name,
         SLICE=max(LEAST_SLICE, SLICE_PER_WARP * tiles.warps),
         TMA=tiles.tma,
+        PERSISTENT=tiles.persistent,
         GROUP=GROUP,
         **tiles.launch(),
     )
@@ -93,6 +95,63 @@ def grad_hidden_kernel(
     starts,
     tile_experts,
     tile_rows,
+    tile_count,
+    dz,
+    weighted,
+    shares,
+    row_count,
+    top_k,
+    H: tl.constexpr,
+    I: tl.constexpr,
+    GATED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLICE: tl.constexpr,
+    TMA: tl.constexpr,
+    PERSISTENT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """One tile of rows by hidden units: da = dy[token] @ down, then what the activation a(z) makes of it.
+
+    dy (T, H), down (E, H, I) or its descriptor, weights (T, K), z (N, 2I or I) -> dz like z, ``weighted`` (N, I) =
+    weight * a, and ``shares`` (tiles of I, N) = the tile's share of da . a, the gradient of the routing weight.
+    PERSISTENT programs share the tiles as ``prefill_kernel``'s do.
+    """
+    column_tiles = tl.cdiv(I, BLOCK_N)
+    if PERSISTENT:
+        row_tiles = tl.load(tile_count)
+        for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0), flatten=True):
+            row_tile, column_tile = swizzle(tile, row_tiles, column_tiles, GROUP, True)
+            expert = tl.load(tile_experts + row_tile).to(tl.int64)
+            first_row = tl.load(tile_rows + row_tile)
+            grad_hidden_tile(
+                dy, down, z, weights, slots, starts, expert, first_row, column_tile, dz, weighted, shares, row_count,
+                top_k, H, I, GATED, ACTIVATION, SLICE, TMA, BLOCK_M, BLOCK_N, BLOCK_K,
+            )  # fmt: skip
+    else:
+        row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
+        expert = tl.load(tile_experts + row_tile).to(tl.int64)
+        if expert >= 0:
+            first_row = tl.load(tile_rows + row_tile)
+            grad_hidden_tile(
+                dy, down, z, weights, slots, starts, expert, first_row, column_tile, dz, weighted, shares, row_count,
+                top_k, H, I, GATED, ACTIVATION, SLICE, TMA, BLOCK_M, BLOCK_N, BLOCK_K,
+            )  # fmt: skip
+
+
+@triton.jit
+def grad_hidden_tile(
+    dy,
+    down,
+    z,
+    weights,
+    slots,
+    starts,
+    expert,
+    first_row,
+    column_tile,
     dz,
     weighted,
     shares,
@@ -107,20 +166,10 @@ def grad_hidden_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    GROUP: tl.constexpr,
 ):
-    """One tile of rows by hidden units: da = dy[token] @ down, then what the activation a(z) makes of it.
-
-    dy (T, H), down (E, H, I) or its descriptor, weights (T, K), z (N, 2I or I) -> dz like z, ``weighted`` (N, I) =
-    weight * a, and ``shares`` (tiles of I, N) = the tile's share of da . a, the gradient of the routing weight.
-    """
-    column_tiles = tl.cdiv(I, BLOCK_N)
-    row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
-    expert = tl.load(tile_experts + row_tile).to(tl.int64)
-    if expert < 0:
-        return
+    """One tile of ``grad_hidden_kernel``, from ``first_row`` on, of ``expert``'s rows only."""
     end = tl.load(starts + expert + 1)
-    rows = tl.load(tile_rows + row_tile) + tl.arange(0, BLOCK_M)
+    rows = first_row + tl.arange(0, BLOCK_M)
     # Rows behind the expert's last compute that one again, and store nothing.
     slot = tl.load(slots + tl.minimum(rows, end - 1))
     first_column = column_tile * BLOCK_N

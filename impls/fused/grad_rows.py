@@ -11,7 +11,7 @@ import triton.language as tl
 from impls.fused.configuration import LAUNCH
 from impls.fused.dot import narrow
 from impls.fused.operands import across_rows, packed_rows
-from impls.fused.tiling import GROUP, multiply, swizzle
+from impls.fused.tiling import GROUP, grid, multiply, swizzle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,16 +27,18 @@ def grad_input(dz: Tensor, proj_in: Tensor, placement: Placement, tiles: Tiles) 
     """Back through the first product: dz (N, Z), proj_in (E, Z, H) -> the gradient of each row's token (N, H)."""
     width, hidden = proj_in.shape[1:]
     dx_rows = dz.new_empty(len(dz), hidden)
-    grad_input_kernel[(len(placement.tile_experts) * triton.cdiv(hidden, tiles.block_n),)](
+    grad_input_kernel[grid(placement, hidden, tiles)](
         packed_rows(dz, tiles),
         across_rows(proj_in, tiles),
         placement.starts,
         placement.tile_experts,
         placement.tile_rows,
+        placement.tile_count,
         dx_rows,
         Z=width,
         H=hidden,
         TMA=tiles.tma,
+        PERSISTENT=tiles.persistent,
         GROUP=GROUP,
         **tiles.launch(),
     )
@@ -75,10 +77,12 @@ def grad_input_kernel(
     starts,
     tile_experts,
     tile_rows,
+    tile_count,
     dx_rows,
     Z: tl.constexpr,
     H: tl.constexpr,
     TMA: tl.constexpr,
+    PERSISTENT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -86,22 +90,57 @@ def grad_input_kernel(
 ):
     """One tile of ``dx_rows`` (N, H) = dz (N, Z) @ the expert's proj_in, of (E, Z, H); Z is 2I or I.
 
-    With TMA dz and proj_in are descriptors.
+    With TMA dz and proj_in are descriptors. PERSISTENT programs share the tiles as ``prefill_kernel``'s do.
     """
     column_tiles = tl.cdiv(H, BLOCK_N)
-    row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
-    expert = tl.load(tile_experts + row_tile).to(tl.int64)
-    if expert < 0:
-        return
+    if PERSISTENT:
+        row_tiles = tl.load(tile_count)
+        for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0), flatten=True):
+            row_tile, column_tile = swizzle(tile, row_tiles, column_tiles, GROUP, True)
+            expert = tl.load(tile_experts + row_tile).to(tl.int64)
+            first_row = tl.load(tile_rows + row_tile)
+            grad_input_tile(
+                dz, proj_in, starts, expert, first_row, column_tile * BLOCK_N, dx_rows, Z, H, TMA,
+                BLOCK_M, BLOCK_N, BLOCK_K,
+            )  # fmt: skip
+    else:
+        row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
+        expert = tl.load(tile_experts + row_tile).to(tl.int64)
+        if expert >= 0:
+            first_row = tl.load(tile_rows + row_tile)
+            grad_input_tile(
+                dz, proj_in, starts, expert, first_row, column_tile * BLOCK_N, dx_rows, Z, H, TMA,
+                BLOCK_M, BLOCK_N, BLOCK_K,
+            )  # fmt: skip
+
+
+@triton.jit
+def grad_input_tile(
+    dz,
+    proj_in,
+    starts,
+    expert,
+    first_row,
+    first_column,
+    dx_rows,
+    Z: tl.constexpr,
+    H: tl.constexpr,
+    TMA: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One tile of ``grad_input_kernel``, from ``first_row`` and ``first_column`` on, of ``expert``'s rows only."""
     end = tl.load(starts + expert + 1)
-    first_row = tl.load(tile_rows + row_tile)
     rows = first_row + tl.arange(0, BLOCK_M)
-    columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    dz_rows = dz if TMA else dz + tl.minimum(rows, end - 1).to(tl.int64) * Z
-    dx = multiply(dz_rows, first_row, proj_in, expert, column_tile * BLOCK_N, Z, H, TMA, TMA, BLOCK_M, BLOCK_N, BLOCK_K)
+    # Rows behind the expert's last compute that one again, and are not stored.
+    left = dz if TMA else dz + tl.minimum(rows, end - 1).to(tl.int64) * Z
+    dx = multiply(left, first_row, proj_in, expert, first_column, Z, H, TMA, TMA, BLOCK_M, BLOCK_N, BLOCK_K)
+    columns = first_column + tl.arange(0, BLOCK_N)
     kept = (rows < end)[:, None] & (columns < H)[None, :]
-    there = rows.to(tl.int64)[:, None] * H + columns[None, :]
-    tl.store(dx_rows + there, narrow(dx, dx_rows.dtype.element_ty), mask=kept)
+    tl.store(
+        dx_rows + rows.to(tl.int64)[:, None] * H + columns[None, :], narrow(dx, dx_rows.dtype.element_ty), mask=kept
+    )
 
 
 @triton.jit(do_not_specialize=["row_count", "top_k", "share_count"])

@@ -15,18 +15,15 @@ import triton.language as tl
 from torch import Tensor
 
 from impls.fused.combine import combine
-from impls.fused.configuration import MOST_WARPS
 from impls.fused.dot import narrow
 from impls.fused.operands import along_rows, packed_rows
 from impls.fused.placement import Placement, place_for
 from impls.fused.projection import activate, project
-from impls.fused.tiling import GROUP, swizzle
+from impls.fused.tiling import GROUP, grid, swizzle
 
 if TYPE_CHECKING:
     from harness import Layer, Routing
     from impls.fused.configuration import Configuration, Tiles
-
-INTERPRETED_PROGRAMS = 3
 
 
 def prefill(x: Tensor, routing: Routing, layer: Layer, configuration: Configuration) -> Tensor:
@@ -93,8 +90,7 @@ def _launch(
     if not len(out):
         return
     columns = out.shape[1]
-    every_tile = len(placement.tile_experts) * triton.cdiv(columns, tiles.block_n)
-    prefill_kernel[(_programs(tiles, out.device) if tiles.persistent else every_tile,)](
+    prefill_kernel[grid(placement, columns, tiles)](
         rows if gather else packed_rows(rows, tiles),
         along_rows(weight, tiles, parts=2 if activation.gated else 1),
         bias,
@@ -116,13 +112,6 @@ def _launch(
         GROUP=GROUP,
         **tiles.launch(),
     )
-
-
-def _programs(tiles: Tiles, device: torch.device) -> int:
-    """As many as the device has room for at a time, as far as registers go; under the interpreter a few."""
-    if device.type != "cuda":
-        return INTERPRETED_PROGRAMS
-    return torch.cuda.get_device_properties(device).multi_processor_count * max(1, MOST_WARPS // tiles.warps)
 
 
 @triton.jit(do_not_specialize=["top_k"])

@@ -1,14 +1,37 @@
-"""Row tiles inside a kernel: which one a program computes, and its product with an expert's matrix."""
+"""Row tiles: how many programs share them, which one a program computes, and its product with an expert's matrix."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import torch
 import triton
 import triton.language as tl
 
+from impls.fused.configuration import MOST_WARPS
 from impls.fused.dot import dot
+
+if TYPE_CHECKING:
+    from impls.fused.configuration import Tiles
+    from impls.fused.placement import Placement
 
 GROUP = 8
 """Row tiles that go over the columns together, so that what they share is still in the L2 cache."""
+INTERPRETED_PROGRAMS = 3
+"""Persistent programs under the interpreter."""
+
+
+def grid(placement: Placement, columns: int, tiles: Tiles) -> tuple[int]:
+    """Return the programs that go over a tile map times ``columns``: one a place, or persistent.
+
+    Of these there are as many as the device has room for at a time, as far as registers go.
+    """
+    if not tiles.persistent:
+        return (len(placement.tile_experts) * triton.cdiv(columns, tiles.block_n),)
+    if not placement.slots.is_cuda:
+        return (INTERPRETED_PROGRAMS,)
+    multiprocessors = torch.cuda.get_device_properties(placement.slots.device).multi_processor_count
+    return (multiprocessors * max(1, MOST_WARPS // tiles.warps),)
 
 
 @triton.jit

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cuda
 
 MOE = ("loop", "einsum", "batched", "grouped", "soft", "fused")
+OVER_TILES = ("first", "second", "grad_hidden", "grad_input")
+"""Kernels that have persistent programs."""
 NEVER_WAIT = ("grouped", "soft", "dense", "fused")
 
 
@@ -88,9 +90,7 @@ def test_fused_on_many_tokens(lab: Any, dtype: str, pass_: str, experts: int, si
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-@pytest.mark.parametrize(
-    ("tokens", "persistent"), [(16, ()), (40, ("first", "second")), (5000, ()), (5000, ("first", "second"))]
-)
+@pytest.mark.parametrize(("tokens", "persistent"), [(16, ()), (40, OVER_TILES), (5000, ()), (5000, OVER_TILES)])
 @pytest.mark.parametrize("pass_", ["forward", "training"])
 def test_fused_through_tma(lab: Any, through_tma: Any, pass_: str, persistent: tuple[str, ...], tokens: int) -> None:
     """Sizes that are no multiples of the tiles; with nothing to do, too."""
@@ -105,7 +105,7 @@ def test_fused_through_tma(lab: Any, through_tma: Any, pass_: str, persistent: t
     lab.assert_agrees("fused", dropped, lab.ask("fused", dropped, prepared))
 
 
-@pytest.mark.parametrize(("tokens", "persistent"), [(16, ()), (5000, ()), (5000, ("first", "second"))])
+@pytest.mark.parametrize(("tokens", "persistent"), [(16, ()), (5000, ()), (5000, OVER_TILES)])
 def test_fused_through_tma_fits_into_a_graph(
     lab: Any, through_tma: Any, persistent: tuple[str, ...], tokens: int
 ) -> None:

@@ -31,7 +31,9 @@ pytestmark = pytest.mark.skipif(interpreted(), reason="under the interpreter not
 QWEN3 = Shape(hidden=2048, expert_hidden=768, experts=128, top_k=8)
 MIXTRAL = Shape(hidden=4096, expert_hidden=14336, experts=8, top_k=2)
 GPT_OSS = Shape(hidden=2880, expert_hidden=2880, experts=32, top_k=4, activation="clamped_swiglu", bias=True)
+PERSISTENT = ("first", "second", "grad_hidden", "grad_input")
 UNEVEN = Shape(hidden=100, expert_hidden=36, experts=5, top_k=2, activation="gelu", gated=False)
+OVER_TILES = {"prefill_kernel", "grad_hidden_kernel", "grad_input_kernel"}
 MOST_SPILLED_BYTES = 128
 """A few registers beside the loops cost nothing."""
 
@@ -156,7 +158,7 @@ def assert_sound(found: list[Compiled], capability: tuple[int, int], *, persiste
         assert one.shared_bytes <= shared_limit(capability), f"{one.name} takes {one.shared_bytes} bytes shared"
         assert one.spilled_bytes <= MOST_SPILLED_BYTES, f"{one.name} spills {one.spilled_bytes} bytes a thread"
         assert "serialized" not in one.remarks, f"{one.name} waits for each of its products: {one.remarks}"
-        assert_warpgroups_wait_for_each_other(one, persistent=persistent and one.name == "prefill_kernel")
+        assert_warpgroups_wait_for_each_other(one, persistent=persistent and one.name in OVER_TILES)
 
 
 def assert_warpgroups_wait_for_each_other(one: Compiled, *, persistent: bool) -> None:
@@ -229,7 +231,7 @@ def test_float32_runs_in_full_precision(compiler: Compiler) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pass_", ["forward", "training"])
-@pytest.mark.parametrize("persistent", [(), ("first", "second")], ids=["a program a tile", "persistent"])
+@pytest.mark.parametrize("persistent", [(), PERSISTENT], ids=["a program a tile", "persistent"])
 @pytest.mark.parametrize("shape", [QWEN3, GPT_OSS], ids=["qwen3", "gpt-oss"])
 def test_tiles_through_tma(
     compiler: Compiler, through_tma: Any, shape: Shape, persistent: tuple[str, ...], pass_: Pass
@@ -239,18 +241,18 @@ def test_tiles_through_tma(
     run = compiler.forward if pass_ == "forward" else compiler.training
     found = run(shape, 32768, "bf16", configuration)
     assert_sound(found, (9, 0), persistent=bool(persistent))
-    for name, one in zip(["first", "second"], (one for one in found if one.name == "prefill_kernel"), strict=True):
+    over_tiles = [one for one in found if one.name in OVER_TILES]
+    for (name, tiles), one in zip(list(configuration.tiles().items())[:4], over_tiles, strict=True):
         assert "wgmma.mma_async" in one.ptx
         assert "cp.async.bulk.tensor" in one.ptx
-        assert "cp.async.cg" in one.ptx, f"{name}'s rows are gathered by the threads, and ahead of time"
-        tiles = configuration.tiles()[name]
+        gathered = name in {"first", "grad_hidden"}
+        assert ("cp.async.cg" in one.ptx) == gathered, (
+            f"{name}: rows are gathered by the threads, ahead of time, or not"
+        )
         assert tiles.persistent is bool(persistent)
         assert one.shared_bytes <= shared_bytes(tiles, name, shape, "bf16")
         operands = shared_bytes(replace(tiles, tma=False, persistent=False), name, shape, "bf16")
         assert not persistent or one.shared_bytes > operands + BARRIER_BYTES, "no memory of its own for the output"
-    backward = [one for one in found if one.name in {"grad_hidden_kernel", "grad_input_kernel"}]
-    assert len(backward) == (2 if pass_ == "training" else 0)
-    assert all("cp.async.bulk.tensor" in one.ptx for one in backward)
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ POINTERS = {
     "training": Configuration("prefill", *[Tiles(16, 32, 16, 4, 2)] * 5),
 }
 BOTH = ("first", "second")
-KERNELS = [("decode", ()), ("prefill", ()), ("prefill", BOTH), ("training", ()), ("training", BOTH)]
+BACKWARD = ("grad_hidden", "grad_input")
+KERNELS = [("decode", ()), ("prefill", ()), ("prefill", BOTH), ("training", ()), ("training", BOTH + BACKWARD)]
 """By whom weights are read, and which of them are persistent."""
 eights = st.integers(1, 9).map(lambda n: 8 * n)
 
@@ -62,7 +63,7 @@ def test_the_same_bits(
         assert torch.equal(ask(lab, problem, copied)["y"], expected)
 
 
-@pytest.mark.parametrize("persistent", [(), ("first",), ("second",), BOTH], ids=str)
+@pytest.mark.parametrize("persistent", [(), *((name,) for name in BOTH + BACKWARD), BOTH + BACKWARD], ids=str)
 @settings(max_examples=4, deadline=None)
 @given(
     tokens=st.integers(1, 20),
@@ -82,10 +83,11 @@ def test_the_same_gradients(lab: Any, through_tma: Any, persistent: tuple[str, .
     assert all(torch.equal(got[key], value) for key, value in expected.items())
 
 
-@pytest.mark.parametrize("kernel", ["first", "second"])
+@pytest.mark.parametrize("kernel", BOTH + BACKWARD)
 def test_one_persistent_kernel_is_enough_for_a_map_without_gaps(lab: Any, through_tma: Any, kernel: str) -> None:
     """In a gap there is no expert: its program would read before the start of everything."""
-    for pass_, regime in (("forward", "prefill"), ("training", "training")):
+    passes = (("forward", "prefill"), ("training", "training"))
+    for pass_, regime in passes if kernel in BOTH else passes[1:]:
         problem = lab.problem(12, dtype="bf16", pass_=pass_)
         maps: list[Placement] = []
         with pytest.MonkeyPatch.context() as patch:
@@ -129,8 +131,8 @@ def test_many_tiles_for_few_programs(lab: Any, through_tma: Any) -> None:
 @pytest.mark.parametrize("pass_", ["forward", "training"])
 def test_without_tokens(lab: Any, through_tma: Any, pass_: str) -> None:
     problem = lab.problem(0, dtype="bf16", pass_=pass_)
-    regime = "prefill" if pass_ == "forward" else "training"
-    lab.assert_agrees("fused", problem, ask(lab, problem, through_tma(POINTERS[regime], problem.case, BOTH)))
+    regime, persistent = ("prefill", BOTH) if pass_ == "forward" else ("training", BOTH + BACKWARD)
+    lab.assert_agrees("fused", problem, ask(lab, problem, through_tma(POINTERS[regime], problem.case, persistent)))
 
 
 def test_weights_that_start_anywhere_are_copied_where_tma_could_not_begin() -> None:
