@@ -179,8 +179,18 @@ def test_raw_samples_are_kept_on_request(main: Main, tmp_path: Path) -> None:
     raw = msgspec.json.decode((tmp_path / "raw.json").read_bytes(), type=TrialFile)
     assert raw.trials == [trial(main.asked[0], number) for number in range(3)]
     assert (raw.impl, raw.baseline, raw.case.shape.hidden) == ("loop", "dense", 512)
-    assert main("--out", tmp_path / "nowhere" / "raw.json")[0] == BAD_INPUT
+    for bad in (tmp_path / "nowhere" / "raw.json", tmp_path):
+        assert main("--out", bad)[0] == BAD_INPUT
     assert len(main.asked) == 1, "found out before anything is measured"
+
+
+def test_raw_samples_that_cannot_be_kept_do_not_spoil_the_rest(main: Main, tmp_path: Path) -> None:
+    (tmp_path / "raw.json.new").mkdir()
+    code, out, err = main("--trials", "3", "--out", tmp_path / "raw.json")
+    assert code == BAD_INPUT
+    assert "False alarms: 0 of 3" in out
+    assert "cannot be written: Is a directory" in err
+    assert main.kept
 
 
 @pytest.mark.parametrize(

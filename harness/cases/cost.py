@@ -34,8 +34,10 @@ def matrices(shape: Shape) -> int:
     return 3 if shape.gated else 2
 
 
-def useful_flops(case: Case, routed_slots: float) -> float:
+def useful_flops(case: Case, routed_slots: float, *, has_router: bool = True) -> float:
     """FLOPs that the result depends on; ``routed_slots`` counts (token, expert) pairs, dropped ones left out.
+
+    The dense baseline has no router.
 
     Forward, experts: 2*m*H*I a slot (6HI gated, 4HI plain). Scope ``layer`` adds the router 2*T*H*E, the shared experts
     2*m*T*H*I_sh and their gate 2*T*H. Training is three times that: each forward GEMM has two in the backward pass, one
@@ -44,12 +46,14 @@ def useful_flops(case: Case, routed_slots: float) -> float:
     shape, tokens = case.shape, case.traffic.tokens
     flops = 2.0 * matrices(shape) * shape.hidden * shape.expert_hidden * routed_slots
     if case.scope == "layer":
-        flops += 2.0 * tokens * shape.hidden * shape.experts + 2.0 * tokens * shape.shared_params
+        flops += 2.0 * tokens * (shape.hidden * shape.experts * has_router + shape.shared_params)
     return 3 * flops if case.pass_ == "training" else flops
 
 
-def min_bytes(case: Case, distinct_experts: float) -> float:
+def min_bytes(case: Case, distinct_experts: float, *, has_router: bool = True) -> float:
     """Bytes that must cross the memory bus whatever the implementation, each tensor once.
+
+    The dense baseline has no router.
 
     Forward: the weights of the D experts hit (D*m*H*I*s), x in and y out (2*T*H*s). Scope ``layer`` adds the shared
     experts and the router matrix. Training: the weights are read by the forward and again by the backward pass, the
@@ -63,7 +67,7 @@ def min_bytes(case: Case, distinct_experts: float) -> float:
     activation = tokens * shape.hidden * size
     beside = 0
     if case.scope == "layer":
-        beside = shape.shared_params * size + shape.experts * shape.hidden * ROUTER_BYTES
+        beside = shape.shared_params * size + shape.experts * shape.hidden * ROUTER_BYTES * has_router
     if case.pass_ == "forward":
         return hit + beside + 2.0 * activation
     return 2.0 * (hit + beside) + (whole + beside) + 5.0 * activation

@@ -10,6 +10,9 @@ import msgspec
 from harness.cases.replay import KIND, Replay, parse_replay
 from harness.cases.shape import require
 
+MOST_SEED = 2**40
+"""Beyond it the seeds of a case's draws, made of it, would not fit into 64 bits."""
+
 
 class TrafficKind(NamedTuple):
     """One way tokens spread over experts: its parameter's name, default and range, and what it is for."""
@@ -19,6 +22,7 @@ class TrafficKind(NamedTuple):
     lowest: float
     highest: float
     summary: str
+    whole: bool = False
 
 
 TRAFFIC_KINDS: dict[str, TrafficKind] = {
@@ -31,7 +35,7 @@ TRAFFIC_KINDS: dict[str, TrafficKind] = {
     "single_hot": TrafficKind("", None, 0, 0, "one expert is in every token's choice: max/mean = E/k"),
     "k_hot": TrafficKind("", None, 0, 0, "all tokens choose the same k experts"),
     "tile": TrafficKind(
-        "rows", 128, 1, 65536, "each expert gets one token past a tile of that many rows: most padding"
+        "rows", 128, 1, 65536, "each expert gets one token past a tile of that many rows: most padding", whole=True
     ),
     "temporal": TrafficKind(
         "rho", 0.3, 0.0, 0.999, "logits correlated from token to token (0.3 is Mixtral's layer 15), sigma 0.15"
@@ -60,7 +64,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         require(self.tokens >= 0, "tokens", self.tokens, "a whole number of at least 0")
-        require(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
+        require(0 <= self.seed <= MOST_SEED, "seed", self.seed, f"a whole number from 0 to {MOST_SEED}")
         kind, parameter = parse_spread(self.spread)
         replay = self.replay
         if replay is not None:
@@ -122,6 +126,8 @@ def parse_spread(text: str) -> tuple[str, float | None]:
         value = float(given) if given else spec.default
     except ValueError:
         value = float("nan")
-    in_range = f"{kind}:{spec.parameter} with {spec.parameter} from {spec.lowest:g} to {spec.highest:g}"
-    require(spec.lowest <= value <= spec.highest, "traffic", text, in_range)
+    whole = "a whole number " if spec.whole else ""
+    allowed = f"{kind}:{spec.parameter} with {spec.parameter} {whole}from {spec.lowest:g} to {spec.highest:g}"
+    fits = spec.lowest <= value <= spec.highest and (not spec.whole or float(value).is_integer())
+    require(fits, "traffic", text, allowed)
     return kind, value

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from harness import terminal
 from harness.cli.app import (
+    BAD_INPUT,
     DONE,
     FAILURES,
     INTERRUPTED,
@@ -55,7 +56,8 @@ def calibrate(  # noqa: PLR0913, PLR0917 (one parameter an option)
     from harness.running.calibrate import make_task
 
     share = parse_threshold(threshold)
-    require(out is None or out.parent.is_dir(), "--out", str(out), "a file in a directory that exists")
+    fits = out is None or (out.parent.is_dir() and not out.is_dir())
+    require(fits, "--out", str(out), "a file in a directory that exists")
     machine = this_machine()
     task = make_task(suite, impl, device, tuple(set_), trials, trial_seconds, machine)
     terminal.err.print(
@@ -70,11 +72,13 @@ def calibrate(  # noqa: PLR0913, PLR0917 (one parameter an option)
     except KeyboardInterrupt:
         terminal.fail("stopped; a calibration that was not finished is not kept")
         raise typer.Exit(INTERRUPTED) from None
-    if out:
-        _write(out, raw)
+    why_not = _write(out, raw) if out else ""
     with terminal.err.status("judging the trials"):
         calibration = evaluate(raw, share)
-    raise typer.Exit(_conclude(calibration, raw, as_json))
+    code = _conclude(calibration, raw, as_json)
+    if why_not:
+        terminal.fail(why_not)
+    raise typer.Exit(code or (BAD_INPUT if why_not else DONE))
 
 
 def _measure(task: Task, machine: Machine, timeout: float) -> TrialFile:
@@ -106,13 +110,15 @@ def _measure(task: Task, machine: Machine, timeout: float) -> TrialFile:
     )
 
 
-def _write(out: Path, raw: TrialFile) -> None:
+def _write(out: Path, raw: TrialFile) -> str:
+    """Keep all samples in a file; return why they could not be kept."""
     from harness.records.store import replace_file
 
     try:
         replace_file(out, raw)
     except OSError as error:
-        terminal.fail(f"--out = {str(out)!r}: cannot be written: {error.strerror}")
+        return f"--out = {str(out)!r}: cannot be written: {error.strerror}"
+    return ""
 
 
 def _conclude(calibration: Calibration, raw: TrialFile, as_json: bool) -> int:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 JSON = dict[str, Any]
 
-VERSION = "1"
+VERSION = "2"
 """Of the metrics' definitions. A higher one hides every result so far: history then starts anew."""
+CRITERIA = (("rel_error", "rel_tolerance"), ("worst_row", "row_tolerance"), ("worst_column", "row_tolerance"))
+"""Which errors of a tensor are held against which tolerances (``TensorError.nearest``)."""
 BASELINE = "dense"
 """The family whose time in the same bout the others' time is divided by."""
 ORDINARY: dict[str, JSON] = {
@@ -162,7 +164,9 @@ def _by_round(timing: JSON) -> dict[tuple[int, int], float]:
 def _peak_bytes(record: JSON, baseline: JSON | None) -> list[float] | str:  # noqa: ARG001 (a metric's signature)
     memory = record["memory"] or {}
     peak = memory.get("peak_bytes")
-    return memory.get("reason") or "memory was not metered" if peak is None else [float(peak)]
+    if peak is None:
+        return memory.get("reason") or "memory was not metered"
+    return [float(peak + (memory.get("prepared_bytes") or 0))]
 
 
 def _joules_per_token(record: JSON, baseline: JSON | None) -> list[float] | str:  # noqa: ARG001 (a metric's signature)
@@ -173,13 +177,18 @@ def _joules_per_token(record: JSON, baseline: JSON | None) -> list[float] | str:
 
 def _error(record: JSON, baseline: JSON | None) -> list[float] | str:  # noqa: ARG001 (a metric's signature)
     tensors = (record["agreement"] or {}).get("tensors") or {}
-    shares = [one["rel_error"] / one["rel_tolerance"] for one in tensors.values() if one["rel_tolerance"]]
+    shares = [
+        one[error] / one[tolerance]
+        for one in tensors.values()
+        for error, tolerance in CRITERIA
+        if one[tolerance] and one.get(error) is not None
+    ]
     return [max(shares)] if shares else "no errors were recorded"
 
 
 TIME = Metric("time", "time of a call", "seconds", _time)
 RELATIVE_TIME = Metric("relative_time", "time relative to dense", "times dense", _relative_time)
-PEAK_BYTES = Metric("peak_bytes", "peak memory of a call", "bytes", _peak_bytes, sampled=False)
+PEAK_BYTES = Metric("peak_bytes", "peak memory of a call and what was prepared", "bytes", _peak_bytes, sampled=False)
 JOULES_PER_TOKEN = Metric("joules_per_token", "energy of a token", "J", _joules_per_token)
 ERROR = Metric("error", "worst error as a share of the tolerance", "tolerances", _error, sampled=False)
 METRICS = (TIME, RELATIVE_TIME, PEAK_BYTES, JOULES_PER_TOKEN, ERROR)

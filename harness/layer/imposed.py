@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.cases.shape import require
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -28,24 +26,18 @@ def imposed_choice(
     by itself; a last block of fewer than k experts gets no token.
 
     ``popular`` decides which experts are hot, ``fresh`` which tokens go together.
-
-    Raises
-    ------
-    ValueError
-        when the rows of a tile are not a whole number.
     """
     blocks = _blocks(shape, popular)
     chosen = np.zeros((traffic.tokens, shape.experts), dtype=bool)
     if traffic.kind != "tile":
         chosen[:, blocks[0][: 1 if traffic.kind == "single_hot" else shape.top_k]] = True
         return chosen
-    rows = traffic.parameter or 0.0
-    require(float(rows).is_integer(), "traffic", traffic.spread, "a whole number of rows")
+    rows = int(traffic.parameter or 0)
     blocks = [block for block in blocks if len(block) >= shape.top_k]
     shares = np.cumsum([len(block) for block in blocks]) / sum(len(block) for block in blocks)
     ends = np.round(shares * traffic.tokens).astype(int).tolist()
     for block, start, end in zip(blocks, [0, *ends[:-1]], ends, strict=True):
-        counts = tile_counts(end - start, len(block), shape.top_k, int(rows))
+        counts = tile_counts(end - start, len(block), shape.top_k, rows)
         chosen[start:end, block] = _deal(counts, end - start, fresh)
     return fresh.permutation(chosen)
 

@@ -61,11 +61,17 @@ class Climb:
         begun = self.now()
         until = begun + (1 - FINAL_SHARE) * budget_s
         self.default = self.best = dict(self.candidates(None)[0])
-        self._step([self.start] if self.start and self.start != self.default else self._fresh(), until)
+        self._step(self._begin(), until)
         while not self.whole and self.now() < until:
             self._step(self._fresh(), until)
         if self.best != self.default:
             self.records = self.measure([self.default, self.best], max(begun + budget_s - self.now(), LEAST_FINAL_S))
+
+    def _begin(self) -> list[Values]:
+        """Return what is asked first: where to begin, unless that is the default or must not be asked."""
+        if self.start and self.start != self.default and not self.avoid(self.start):
+            return [self.start]
+        return self._fresh()
 
     def _fresh(self) -> list[Values]:
         """Return the neighbours of the best that were not asked yet."""

@@ -104,6 +104,10 @@ class Contestant:
         """Whether this is the dense baseline, which computes a function of its own."""
         return self.implementation.family == "dense"
 
+    def prepare_again(self) -> object:
+        """Prepare the same layer once more, for whoever wants to know what that takes."""
+        return self.implementation.prepare(self.weights.layer)
+
     def configuration(self) -> Chosen | None:
         """With which configuration it runs, if it tells.
 

@@ -93,16 +93,15 @@ def measure_errors(
         if keep is not None:
             a, b = a * keep[part, None], b * keep[part, None]
         sums.add(start, a, b, columns=columns)
-    return _errors_from(sums, row_share, least_norm)
+    return _errors_from(sums, rows if keep is None else int(keep.sum()), row_share, least_norm)
 
 
-def _errors_from(sums: _Sums, row_share: float, least_norm: float) -> Errors:
+def _errors_from(sums: _Sums, rows: int, row_share: float, least_norm: float) -> Errors:
     if sums.nonfinite:
         return Errors(math.inf, math.inf, math.inf, math.inf, math.nan, sums.nonfinite)
     norm, distance = math.sqrt(float(sums.row_truth2.sum())), math.sqrt(float(sums.row_error2.sum()))
     size = max(norm, least_norm)
-    rows = max(1, len(sums.row_truth2))
-    row_least2 = row_share**2 * size**2 / rows
+    row_least2 = row_share**2 * size**2 / max(1, rows)
     row_scale2 = sums.row_truth2.clamp(min=row_least2)
     if row_share < 1:
         row_scale2 = torch.where(sums.row_truth2 == 0, 0.0, row_scale2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.measure.failures import is_out_of_memory
 from harness.measure.meters.energy import SHORTEST_WINDOW_S, measure_energy
-from harness.measure.meters.memory import measure_memory
+from harness.measure.meters.memory import kept_bytes, measure_memory
 from harness.records.record import Energy
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from harness.records.record import Memory
 
 MEMORY_CALLS = 3
-"""How often ``measure_memory`` makes a call on the CPU."""
+"""How often ``measure_memory`` makes a call at most."""
 ENERGY_SHARE = 0.4
 """Of a bout's budget, for all contestants' windows and the warming up before each, which is as long."""
 
@@ -42,8 +43,28 @@ def meter_memory(contestant: Contestant, inputs: Inputs, around: Surroundings) -
         around.measuring_ns += around.clock.now_ns() - start
         return gradients
 
-    weights_bytes = contestant.weights_bytes
-    return measure_memory(case.device, forward, backward if training else None, weights_bytes=weights_bytes)
+    return measure_memory(
+        case.device,
+        forward,
+        backward if training else None,
+        weights_bytes=contestant.weights_bytes,
+        prepared_bytes=prepared_bytes(contestant),
+    )
+
+
+def prepared_bytes(contestant: Contestant) -> int | None:
+    """Bytes of what an implementation prepares and keeps, seen by preparing once more.
+
+    None where there is no room for a second one, and for the dense baseline, whose copies stand for the weights.
+    """
+    if contestant.is_baseline:
+        return None
+    try:
+        return kept_bytes(contestant.case.device, contestant.prepare_again)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return None
+        raise
 
 
 def meter_energy(call: Callable[[], object], around: Surroundings, estimate_s: float, window_s: float) -> Energy:

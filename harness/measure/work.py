@@ -29,6 +29,7 @@ class Traversed:
         self._case = case
         self._cache_bytes = cache_bytes
         self._counts: list[Tensor] = []
+        self.has_router = True
 
     def add(self, routing: Routing) -> None:
         """Count one call's routing. Does not wait for the device."""
@@ -42,7 +43,7 @@ class Traversed:
         shape, tokens = self._case.shape, self._case.traffic.tokens
         counts = torch.zeros(shape.experts, dtype=torch.int64)
         counts[: shape.active_experts] = tokens
-        baseline._counts = [counts]
+        baseline._counts, baseline.has_router = [counts], False
         return baseline
 
     @functools.cached_property
@@ -73,8 +74,8 @@ def work_of(case: Case, traversed: Traversed, ceilings: Ceilings | None, datashe
 
     Hot weights are held against the bandwidth of the cache, cold ones against that of memory.
     """
-    flops = useful_flops(case, traversed.routed_slots)
-    bytes_moved = min_bytes(case, traversed.distinct_experts)
+    flops = useful_flops(case, traversed.routed_slots, has_router=traversed.has_router)
+    bytes_moved = min_bytes(case, traversed.distinct_experts, has_router=traversed.has_router)
     work = Work(distinct_experts=traversed.distinct_experts, useful_flops=flops, min_bytes=bytes_moved)
     gemm = ceilings.gemm_flops_per_second.get(case.dtype) if ceilings else None
     hot = traversed.cache == "hot"

@@ -79,8 +79,8 @@ def _judge_share(record: Record, work: Work) -> None:
     if share > IMPOSSIBLE_SHARE and record.status == "ok":
         record.status = "impossible"
         record.reason = (
-            f"{share:.0%} of what this device can do: the measurement or the ceiling is wrong. Compare the ceilings of"
-            " `moebench doctor`, and check that the implementation does its work before it returns"
+            f"{share:.0%} of what this device can do: the measurement or the ceiling is wrong. Look at the ceilings in"
+            " the report's table of machines, and check that the implementation does its work before it returns"
         )
     elif share > 1:
         record.flags.append("above measured ceiling")

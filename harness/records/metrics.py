@@ -52,8 +52,8 @@ def _rate(record: Record) -> float | None:
 
 
 def _memory(record: Record) -> float | None:
-    memory = record.memory
-    return float(memory.peak_bytes) if memory and memory.status == "ok" and memory.peak_bytes is not None else None
+    found = record.memory.beside_weights_bytes if record.memory and record.memory.status == "ok" else None
+    return None if found is None else float(found)
 
 
 def _energy(record: Record) -> float | None:

@@ -6,6 +6,7 @@ share of the floor) are filled in once, by ``harness.records.derive``.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import msgspec
@@ -98,6 +99,22 @@ class TensorError(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     reference_worst_row: float
     worst_column: float = 0.0
 
+    @property
+    def nearest(self) -> tuple[float, float]:
+        """The error nearest to its tolerance, of the whole, its worst row and its worst column; and that tolerance."""
+        held = (
+            (self.rel_error, self.rel_tolerance),
+            (self.worst_row, self.row_tolerance),
+            (self.worst_column, self.row_tolerance),
+        )
+        return max(held, key=lambda pair: pair[0] / pair[1] if pair[1] else math.inf)
+
+    @property
+    def used(self) -> float:
+        """Share of its tolerance that the nearest error takes; above 1 it does not agree."""
+        error, tolerance = self.nearest
+        return error / tolerance if tolerance else math.inf
+
 
 class Agreement(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Whether the implementation computes the layer, and which rule said so. ``tensors``: ``y`` and the gradients."""
@@ -116,8 +133,8 @@ class Memory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Where the bytes go, one call alone.
 
     ``peak_bytes`` is the highest the allocator stood above weights and inputs, ``workspace_bytes`` that peak without
-    the output. ``prepared_bytes`` are extra copies of the weights made in prepare. ``saved_bytes`` are what stays alive
-    between forward and backward. ``os_peak_bytes`` is the driver's or kernel's view of the same call.
+    the output. ``prepared_bytes`` are what prepare made and keeps, such as copies of the weights. ``saved_bytes`` are
+    what stays alive between forward and backward. ``os_peak_bytes`` is the driver's or kernel's view of the same call.
     """
 
     status: Literal["ok", "unavailable"]
@@ -130,6 +147,11 @@ class Memory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     workspace_bytes: int | None = None
     saved_bytes: int | None = None
     os_peak_bytes: int | None = None
+
+    @property
+    def beside_weights_bytes(self) -> int | None:
+        """Bytes a call needs beside weights and inputs: its peak, and what was prepared; None where not measured."""
+        return None if self.peak_bytes is None else self.peak_bytes + (self.prepared_bytes or 0)
 
 
 class Energy(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

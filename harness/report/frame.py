@@ -23,9 +23,9 @@ class Row(NamedTuple):
     """A record as the report sees it; its fields are the frame's columns.
 
     ``run`` is the run's label, ``group`` the id of its group of cases, ``histogram`` the tokens of each expert,
-    ``taken`` the samples by process and round.
-    ``error`` is the relative error of the tensor ``error_at``, the one that came nearest to its ``tolerance``. Numbers
-    that were not measured are NaN, texts empty.
+    ``taken`` the samples by process and round. ``error`` is a relative error of the tensor ``error_at``, of the whole
+    or of its worst row or column: the one of all that came nearest to its ``tolerance``. Numbers that were not measured
+    are NaN, texts empty.
     """
 
     run: str
@@ -147,10 +147,9 @@ def _agreement(agreement: Agreement | None) -> dict[str, Any]:
     worst: dict[str, Any] = {"agreed": agreement.passed}
     highest = -math.inf
     for name, tensor in agreement.tensors.items():
-        used = tensor.rel_error / tensor.rel_tolerance if tensor.rel_tolerance else math.inf
-        if used > highest:
-            highest = used
-            worst |= {"error": _number(tensor.rel_error), "tolerance": tensor.rel_tolerance, "error_at": name}
+        if tensor.used > highest:
+            highest, (error, tolerance) = tensor.used, tensor.nearest
+            worst |= {"error": _number(error), "tolerance": tolerance, "error_at": name}
     return worst
 
 

@@ -42,5 +42,4 @@ def _row(name: str, dtype: str, pass_: str, records: Sequence[Record]) -> dict[s
 def _shares(records: Sequence[Record]) -> Iterable[tuple[float, str]]:
     for record in records:
         for name, error in (record.agreement.tensors if record.agreement else {}).items():
-            shares = (error.rel_error / error.rel_tolerance, error.worst_row / error.row_tolerance)
-            yield max(shares), f"{name}, {record.case.label()}"
+            yield error.used, f"{name}, {record.case.label()}"

@@ -81,7 +81,7 @@ class Death:
         if self.by == "memory":
             return f"used more than {limits.memory_bytes / 2**30:.1f} GiB {during}; lower tokens or experts"
         if self.killed_from_outside:
-            return f"killed by SIGKILL several times {during}; the kernel does that when memory runs out"
+            return f"killed by SIGKILL {during}; the kernel does that when memory runs out"
         if self.returncode < 0:
             return f"the process died of {_signal_name(-self.returncode)} {during}"
         return f"the process exited with code {self.returncode} {during}"

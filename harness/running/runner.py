@@ -129,7 +129,7 @@ class Runner:
             self._kills[current.case.case_id, last.impl] += 1
             if self._kills[current.case.case_id, last.impl] < KILLS_FORGIVEN:
                 return chunk
-        elif last.stage == "import" and last.impl not in self.course.skip:
+        if last.stage == "import" and last.impl not in self.course.skip:
             self.course.skip[last.impl] = death.reason(self.course.limits)
             return chunk
         if begun and last.impl not in names and last.stage != jobs.WEIGHTS_STAGE and len(names) > 1:

@@ -102,15 +102,16 @@ class Side:
         asked, last = self.asked(case), death.last
         names = (asked.implementations if asked else None) or ()
         reason = death.reason(limits)
-        if last.stage == "import" and last.impl not in self.skip:
-            self.skip[last.impl] = reason
-            return
         charged = [last.impl] if last.case_id == case.case_id and last.impl in names else []
-        if death.killed_from_outside or not charged:
+        is_import = last.stage == "import" and last.impl not in self.skip
+        if death.killed_from_outside or not (charged or is_import):
             key = case.case_id, last.impl
             self._kills[key] += 1
             if self._kills[key] < KILLS_FORGIVEN:
                 return
+        if is_import:
+            self.skip[last.impl] = reason
+            return
         self.lose(case, charged or names, death.status, reason, death.log_tail)
 
     def records(self, bouts: Mapping[str, str], ceilings: Mapping[str, Ceilings]) -> list[Record]:

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 def do(bench: Workbench, job: Job) -> None:
     """Do the job; implementations are imported where it needs them."""
-    if isinstance(job, jobs.CeilingsJob | jobs.ShowJob | jobs.FitJob):
+    if isinstance(job, jobs.ShowJob | jobs.FitJob):
         bench.note("", SETUP_IMPL, "setup")
-        if isinstance(job, jobs.CeilingsJob):
-            errands.ceilings(bench, job)
-        else:
-            errands.look(bench, job)
+        errands.look(bench, job)
+    elif isinstance(job, jobs.CeilingsJob):
+        bench.note("", SETUP_IMPL, "importing torch")
+        start_torch()
+        bench.note("", SETUP_IMPL, "setup")
+        errands.ceilings(bench, job)
     else:
         bench.note("", SETUP_IMPL, "importing torch")
         start_torch()

@@ -74,6 +74,7 @@ def test_flops_by_hand() -> None:
     assert cost.useful_flops(a_case("experts", gated=False), slots) == 4 * slots * 8 * 4
     router = 2 * 10 * 8 * 4
     assert cost.useful_flops(a_case(), slots) == 6 * slots * 8 * 4 + router
+    assert cost.useful_flops(a_case(), slots, has_router=False) == 6 * slots * 8 * 4
     shared = a_case(shared_experts=2, shared_hidden=3)
     assert cost.useful_flops(shared, slots) == 6 * slots * 8 * 4 + router + 6 * 10 * 8 * 6
     gate = a_case(shared_experts=2, shared_hidden=3, shared_gated=True)
@@ -90,6 +91,7 @@ def test_bytes_by_hand() -> None:
     expert, row = 3 * 8 * 4 * 2, 10 * 8 * 2
     assert cost.min_bytes(a_case("experts"), 3) == 3 * expert + 2 * row
     assert cost.min_bytes(a_case(), 3) == 3 * expert + 2 * row + 4 * 8 * 4
+    assert cost.min_bytes(a_case(), 3, has_router=False) == 3 * expert + 2 * row
     assert cost.min_bytes(a_case("experts", "training"), 3) == 2 * 3 * expert + 4 * expert + 5 * row
     shared = a_case(shared_experts=1, shared_hidden=5)
     assert cost.min_bytes(shared, 3) - cost.min_bytes(a_case(), 3) == 3 * 8 * 5 * 2

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.export.asv import export_runs
+from harness.export.series import VERSION
 
 if TYPE_CHECKING:
     from tests.export.conftest import History, Maker
@@ -20,7 +21,7 @@ def track_native(implementation):
 
 track_native.params = [["loop", "other"]]
 track_native.param_names = ["implementation"]
-track_native.version = "1"
+track_native.version = "{version}"
 track_native.benchmark_name = "{name}"
 """
 
@@ -55,7 +56,7 @@ def test_what_asv_measures_later_leaves_the_exported_there(history: History, mak
     name = f"{SERIES}relative_time" if shared else "native.track_native"
     suite = history.root / "suites" / "asv"
     suite.mkdir(parents=True)
-    (suite / "__init__.py").write_text(NATIVE.format(name=name))
+    (suite / "__init__.py").write_text(NATIVE.format(name=name, version=VERSION))
     export_runs([make.run(history.commits[0])], history.results, history.root)
     history.asv("machine", "--yes")
     where = f"existing:{sys.executable}"

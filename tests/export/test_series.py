@@ -118,6 +118,22 @@ def test_values(make: Maker) -> None:
     assert found["error"]["loop"].values == [pytest.approx(0.25)]
 
 
+def test_what_was_prepared_counts_as_memory(make: Maker) -> None:
+    copying = make.record("loop")
+    assert copying.memory
+    copying.memory.prepared_bytes = 5
+    assert read([make.record("dense"), copying])["peak_bytes"]["loop"].values == [float((1 << 20) + 5)]
+
+
+def test_the_worst_of_all_criteria_is_the_error(make: Maker) -> None:
+    worst = make.record("loop")
+    assert worst.agreement
+    (tensor,) = worst.agreement.tensors.values()
+    tensor.worst_column = tensor.row_tolerance / 2
+    assert tensor.used == 0.5
+    assert read([make.record("dense"), worst])["error"]["loop"].values == [pytest.approx(tensor.used)]
+
+
 def test_a_process_is_a_value(make: Maker) -> None:
     """Times are compared within the rounds of one process, and each process counts once."""
     records = [make.record("dense"), make.record("loop")]

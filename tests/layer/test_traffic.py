@@ -235,11 +235,6 @@ def test_imposed_scores_stay_distinct_in_float32() -> None:
         assert len(row.unique()) == 64
 
 
-def test_a_tile_has_whole_rows() -> None:
-    with pytest.raises(ValueError, match=r"traffic = 'tile:1.5': a whole number of rows"):
-        make_logits(make_shape(8, 2), Traffic(tokens=64, spread="tile:1.5"), draw=0)
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 @pytest.mark.cuda
 @pytest.mark.parametrize("spread", GENERATED)

@@ -150,6 +150,13 @@ def test_what_is_to_be_avoided_is_not_asked() -> None:
     assert not any(x == 3 for bout in bench.bouts for x, _ in bout)
 
 
+def test_a_start_that_is_to_be_avoided_is_not_asked_either() -> None:
+    bench = Bench(bowl)
+    bench.climb(start={"x": 3, "y": 4}, avoid=lambda values: values == {"x": 3, "y": 4})
+    assert bench.bouts[0][0] == (0, 0)
+    assert not any((3, 4) in bout for bout in bench.bouts)
+
+
 def test_without_neighbours_the_default_is_measured_all_the_same() -> None:
     found = Bench(bowl, size=1).climb()
     assert found.whole

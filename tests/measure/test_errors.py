@@ -95,6 +95,18 @@ def test_rows_left_out_count_nothing() -> None:
     assert measure_errors(got, truth).worst_row == pytest.approx(6.0)
 
 
+def test_rows_left_out_do_not_make_the_usual_row_smaller() -> None:
+    """Two rows are judged as they would be alone, whoever else is left out."""
+    truth = torch.zeros(100, 8)
+    truth[0], truth[1] = 1.0, 1e-3
+    got = truth + 1e-3
+    keep = torch.arange(100) < 2
+    among, alone = (
+        measure_errors(a, b, k, row_share=0.1) for a, b, k in ((got, truth, keep), (got[:2], truth[:2], None))
+    )
+    assert among.worst_row == pytest.approx(alone.worst_row)
+
+
 def test_what_should_be_zero_and_is_not_is_infinitely_wrong() -> None:
     found = measure_errors(torch.ones(2, 2), torch.zeros(2, 2))
     assert (found.rel, found.max_abs) == (math.inf, 1.0)

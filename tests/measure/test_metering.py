@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from harness.layer.inputs import make_inputs
 from harness.layer.weights import make_weights
@@ -45,6 +46,47 @@ def test_memory_of_a_graph_is_that_of_the_work_it_holds(kit: Any) -> None:
     assert meter_memory(one, inputs, kit.around()).workspace_bytes == 0
     one.case = msgspec.structs.replace(case, execution="graph")
     assert meter_memory(one, inputs, kit.around()).peak_bytes == plain.peak_bytes
+
+
+@pytest.mark.parametrize("pass_", ["forward", "training"])
+def test_what_an_implementation_prepares_and_keeps_counts_beside_the_call(kit: Any, pass_: str) -> None:
+    case = kit.case(pass_=pass_)
+
+    def copying(layer: Any) -> Any:
+        thrown_away = layer.proj_in.clone()
+        kept, forward = layer.down.detach().clone(), kit.correct(layer)
+        del thrown_away
+        return lambda x, routing: forward(x, routing) + 0 * kept.sum()
+
+    def metered(prepare: Any, family: str = "loop") -> Any:
+        one = Contestant(kit.implementation(prepare, family=family), make_weights(case), case)
+        return meter_memory(one, make_inputs(case, one.weights, 0), kit.around())
+
+    memory = metered(copying)
+    assert memory.prepared_bytes == 4 * 32 * 24 * 4
+    assert memory.beside_weights_bytes == memory.peak_bytes + memory.prepared_bytes
+    assert metered(kit.correct).prepared_bytes == 0
+    assert metered(copying, "dense").prepared_bytes is None
+
+
+def test_without_room_for_a_second_copy_the_call_is_metered_all_the_same(kit: Any) -> None:
+    case = kit.case()
+    one, inputs = contestant(kit, case)
+
+    def no_room() -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    one.prepare_again = no_room
+    memory = meter_memory(one, inputs, kit.around())
+    assert (memory.status, memory.prepared_bytes) == ("ok", None)
+    assert memory.beside_weights_bytes == memory.peak_bytes
+
+    def broken() -> Any:
+        raise RuntimeError("only once")
+
+    one.prepare_again = broken
+    with pytest.raises(RuntimeError, match="only once"):
+        meter_memory(one, inputs, kit.around())
 
 
 def test_energy_is_asked_of_the_board_for_the_window_there_is_room_for(

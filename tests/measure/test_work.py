@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -78,6 +79,8 @@ def test_the_baseline_reads_its_own_experts_whatever_the_routing(kit: Any) -> No
     baseline = traversed.of_baseline()
     assert (baseline.distinct_experts, baseline.routed_slots, baseline.cache) == (1, 3, "hot")
     assert work_of(case, baseline, None, None).min_bytes < work_of(case, traversed, None, None).min_bytes
+    layer = msgspec.structs.replace(case, scope="layer")
+    assert work_of(layer, baseline, None, None) == work_of(case, baseline, None, None), "it has no router to run"
 
 
 @pytest.mark.parametrize(("cache_bytes", "bandwidth"), [(0, 2e10), (1 << 40, 8e10)])

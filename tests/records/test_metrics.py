@@ -24,7 +24,7 @@ def record(make: Maker) -> Record:
         "loop",
         2e6,
         noise=0,
-        memory=Memory(status="ok", peak_bytes=3072),
+        memory=Memory(status="ok", peak_bytes=2048, prepared_bytes=1024),
         energy=Energy(status="ok", joules=1.0, calls=10, window_s=2.0),
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from harness.cases.case import Case
 from harness.cases.shape import Shape
 from harness.cases.traffic import Traffic
@@ -50,6 +52,12 @@ def test_the_worst_tensor_of_the_worst_case_is_named() -> None:
     assert (row["cases"], row["passed"], row["unsupported"], row["failed"]) == (2, 2, 0, 0)
     assert row["error / tolerance"] == "0.75"
     assert str(row["worst at, or why"]).startswith("x, H32 I16 E4 k2 T=2")
+
+
+def test_the_worst_column_counts_as_the_gate_counts_it() -> None:
+    by_column = msgspec.structs.replace(error(0.01, 0.02), worst_column=0.5)
+    (row,) = summarise([agreed(1, y=by_column)])
+    assert row["error / tolerance"] == "2.50"
 
 
 def test_a_row_for_each_implementation_dtype_and_pass_in_order() -> None:

@@ -124,6 +124,15 @@ def test_where_nobody_can_be_charged_all_are_at_last(side: Side, case: Case, las
     assert side.asked(case) is None
 
 
+def test_a_module_that_is_killed_on_import_is_forgiven_a_few_times(side: Side, case: Case) -> None:
+    for _ in range(KILLS_FORGIVEN - 1):
+        side.charge(death("", "pack.bad", "import", returncode=-9), case, LIMITS)
+        assert not side.skip
+    side.charge(death("", "pack.bad", "import", returncode=-9), case, LIMITS)
+    assert list(side.skip) == ["pack.bad"]
+    assert left(side, case) == ("a", "b", "c")
+
+
 def test_a_module_that_ends_the_worker_is_left_out(side: Side, case: Case) -> None:
     side.charge(death("", "pack.bad", "import"), case, LIMITS)
     assert side.skip == {"pack.bad": "the process exited with code 3 during 'import'"}

@@ -156,6 +156,22 @@ def test_a_bout_that_took_all_the_time_leaves_the_next_a_quarter_of_its_share(
     assert given == [5.0, 1.25]
 
 
+def test_ceilings_are_measured_in_full_precision(one: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some container images turn TF32 on, and a floor by TF32's ceiling would be several times too low."""
+    import torch
+
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "harness.running.errands.ceilings", lambda *_: seen.append(torch.get_float32_matmul_precision())
+    )
+    torch.set_float32_matmul_precision("high")
+    try:
+        worker.do(one, jobs.CeilingsJob(device="cpu", dtypes=("fp32",)))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest"]
+
+
 def test_torch_comes_before_anybodys_module_and_multiplies_in_full_precision(
     one: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CPU_METHOD = "profiler events replayed; resident high-water mark"
 CUDA_METHOD = "caching allocator statistics"
+PREPARE_MARK = "moebench::memory::prepare"
 FORWARD_MARK = "moebench::memory::forward"
 BACKWARD_MARK = "moebench::memory::backward"
 ALLOCATION = "[memory]"
@@ -60,8 +61,8 @@ def measure_memory(
 
     ``forward`` runs without gradients unless there is a ``backward``, which is given forward's output; what it returns
     (the gradients) counts until the end. Gradients must not pile up from call to call. Pass what runs eagerly: a CUDA
-    graph's replay allocates nothing. The calls run one to three times before the one that counts, so that what
-    libraries keep from their first call is not charged. What they raise is passed on.
+    graph's replay allocates nothing. The calls run once or twice before the one that counts, so that what libraries
+    keep from their first call is not charged. What they raise is passed on.
     """
     kind = device.partition(":")[0]
     meter = {"cpu": _measure_cpu, "cuda": _measure_cuda}.get(kind)
@@ -82,6 +83,33 @@ def measure_memory(
         workspace_bytes=max(0, reading.peak_bytes - reading.output_bytes),
         **reading._asdict(),
     )
+
+
+def kept_bytes(device: str, prepare: Callable[[], object]) -> int | None:
+    """Bytes that stay allocated as long as what ``prepare`` returns is held; None where that cannot be seen."""
+    kind = device.partition(":")[0]
+    gc.collect()
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+        base = torch.cuda.memory_allocated(device)
+        held = prepare()
+        torch.cuda.synchronize(device)
+        kept = torch.cuda.memory_allocated(device) - base
+    elif kind == "cpu":
+        with _watch_allocations() as profiler:
+            canary = torch.empty(1)
+            with record_function(PREPARE_MARK):
+                held = prepare()
+                gc.collect()
+        del canary
+        events, spans = _events_of(profiler)
+        if not events:
+            return None
+        kept, _ = replay(events, *spans[PREPARE_MARK])
+    else:
+        return None
+    del held
+    return max(0, kept)
 
 
 def _run(forward: Callable[[], Tensor], backward: Callable[[Tensor], object] | None) -> None:
@@ -158,11 +186,11 @@ def allocations_are_reported() -> bool:
 
 
 def _events_of(profiler: profile) -> tuple[list[Event], dict[str, tuple[int, int]]]:
-    """Return allocations and releases, and begin and end of the two marked spans."""
+    """Return allocations and releases, and begin and end of the marked spans."""
     results = profiler.profiler.kineto_results if profiler.profiler else None
     found: list[Any] = results.events() if results else []
     events = [Event(event.start_ns(), event.nbytes()) for event in found if event.name() == ALLOCATION]
-    marks = {FORWARD_MARK, BACKWARD_MARK}
+    marks = {PREPARE_MARK, FORWARD_MARK, BACKWARD_MARK}
     return events, {event.name(): (event.start_ns(), event.end_ns()) for event in found if event.name() in marks}
 
 

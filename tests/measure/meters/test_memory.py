@@ -75,6 +75,16 @@ def test_a_temporary_is_workspace() -> None:
     assert measure_cpu(forward).workspace_bytes == 4 * 5000
 
 
+def test_what_is_prepared_counts_as_long_as_it_is_held() -> None:
+    def prepare() -> object:
+        thrown_away = torch.empty(1000)
+        return thrown_away.new_empty(500), lambda: None
+
+    assert memory.kept_bytes("cpu", prepare) == 500 * 4
+    assert memory.kept_bytes("cpu", lambda: None) == 0
+    assert memory.kept_bytes("meta", prepare) is None
+
+
 def test_an_output_allocated_beforehand_costs_nothing() -> None:
     x, y = torch.randn(1000), torch.empty(1000)
     measured = measure_cpu(lambda: torch.add(x, x, out=y))
@@ -191,3 +201,12 @@ def test_cuda_allocations() -> None:
         "cuda:0", lambda: silu(x @ w), lambda y: torch.autograd.grad(y.sum(), w), weights_bytes=w.nbytes
     )
     assert training.saved_bytes == 256 * 512 * 4
+
+
+@pytest.mark.cuda
+def test_what_is_prepared_on_a_gpu() -> None:
+    def prepare() -> object:
+        thrown_away = torch.empty(1000, device="cuda")
+        return thrown_away.new_empty(512)
+
+    assert memory.kept_bytes("cuda:0", prepare) == 512 * 4
