@@ -17,7 +17,7 @@ from asv_runner.benchmarks.mark import SkipNotImplemented  # type: ignore[import
 
 from harness.cases.shipped import find_suite
 from harness.cases.suite import load_suite
-from harness.export.series import BASELINE, METRICS, Outcome, series_name
+from harness.export.series import BASELINE, METRICS, VERSION, Outcome, series_name
 from harness.running.discovery import load_all
 from harness.running.registry import registered
 from suites.asv import benchmarks
