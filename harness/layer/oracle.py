@@ -26,6 +26,8 @@ AMBIGUITY = 4.0
 """A token is ambiguous when its routing margin is below this many float32 roundings of its largest logit."""
 BLOCK_ROWS = 256
 """Rows of a weight widened at once."""
+PER_TOKEN = ("y", "x", "weights")
+"""What a call returns token by token; all other gradients are sums over tokens."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ def solve(
 ) -> Answer:
     """Compute a case's layer in ``dtype``; the router in float64 when ``dtype`` is, otherwise in float32.
 
-    ``rows`` limits a forward pass to some tokens; a training pass needs them all, since every token moves the weights'
-    gradients. ``baseline`` is for the dense FFN, which has a fixed routing (in ``inputs``) and no router.
+    ``rows`` limits the answer to some tokens and to what is theirs alone (``PER_TOKEN``), since every token moves the
+    gradients of the layer's weights. ``baseline`` is for the dense FFN, which has a fixed routing
+    (in ``inputs``) and no router.
     """
-    assert rows is None or case.pass_ == "forward", "a training pass is checked whole"
     routed = _route(weights, case, inputs, dtype) if case.scope == "layer" and not baseline else None
     routing = routed.plain if routed else inputs.routing
     x, routing = _take(inputs.x, routing, rows)
@@ -64,16 +66,17 @@ def solve(
         y = experts_forward(weights.layer, x, routing)
         return Answer({"y": y if shared is None else y + shared(x)}, ambiguous)
     assert inputs.dy is not None
-    dy = inputs.dy.to(dtype)
-    y, gradients = experts_training(weights.layer, x, routing, dy)
+    dy = (inputs.dy if rows is None else inputs.dy[rows]).to(dtype)
+    y, gradients = experts_training(weights.layer, x, routing, dy, parameters=rows is None)
     if routed:
-        dx, gradients["router"] = routed.backward(gradients["weights"])
+        dx, gradients["router"] = routed.backward(gradients["weights"], rows)
         gradients["x"] = gradients["x"] + dx.to(dtype)
     if routed or baseline:
         del gradients["weights"]
     if shared:
         y, gradients = _add_shared(shared, x, dy, y, gradients)
-    return Answer({"y": y, **gradients}, ambiguous)
+    found = {"y": y, **gradients}
+    return Answer({name: found[name] for name in found if rows is None or name in PER_TOKEN}, ambiguous)
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,13 @@ class _Routed:
     def plain(self) -> Routing:
         return Routing(self.routing.expert_ids, self.routing.weights.detach())
 
-    def backward(self, dweights: Tensor) -> tuple[Tensor, Tensor]:
-        dx, drouter = _gradients(self.routing.weights, self.leaves, dweights.to(self.routing.weights.dtype))
-        return dx, drouter
+    def backward(self, dweights: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the gradients of x and of the router; of ``rows`` only, where just those have a gradient to give."""
+        upstream = torch.zeros_like(self.routing.weights)
+        covered = slice(None) if rows is None else rows
+        upstream[covered] = dweights.to(upstream.dtype)
+        dx, drouter = _gradients(self.routing.weights, self.leaves, upstream)
+        return dx[covered], drouter
 
 
 def _route(weights: Weights, case: Case, inputs: Inputs, dtype: torch.dtype) -> _Routed:
@@ -128,8 +135,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out if bias is None else out + bias.to(x.dtype)
 
 
-def experts_training(layer: Layer, x: Tensor, routing: Routing, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Forward and backward: y and the gradients of x, the routing weights and every parameter of the layer.
+def experts_training(
+    layer: Layer, x: Tensor, routing: Routing, dy: Tensor, *, parameters: bool = True
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Forward and backward: y and the gradients of x, the routing weights and, unless not asked for, every parameter.
 
     Parameter gradients of float64 runs on 16-bit layers are kept in float32: its rounding is far below what is judged.
     """
@@ -137,18 +146,20 @@ def experts_training(layer: Layer, x: Tensor, routing: Routing, dy: Tensor) -> t
     weights = routing.weights.detach().to(x.dtype)
     dweights = torch.zeros_like(weights)
     keep = torch.float32 if x.dtype == torch.float64 and layer.down.dtype != torch.float32 else x.dtype
-    gradients = {name: torch.zeros_like(p, dtype=keep, requires_grad=False) for name, p in layer.parameters().items()}
+    wanted = layer.parameters() if parameters else {}
+    gradients = {name: torch.zeros_like(p, dtype=keep, requires_grad=False) for name, p in wanted.items()}
     for expert, rows, slots in _assignments(routing, layer.shape.experts):
-        parts = {name: p.requires_grad_() for name, p in _expert_parameters(layer, expert, x.dtype).items()}
+        parts = _expert_parameters(layer, expert, x.dtype)
+        leaves = {name: parts[name].requires_grad_() for name in gradients}
         x_rows = x[rows].requires_grad_()
         gate = weights[rows, slots, None].requires_grad_()
         with torch.enable_grad():
             out = _expert(layer, parts, x_rows) * gate
-        found = _gradients(out, (x_rows, gate, *parts.values()), dy[rows])
+        found = _gradients(out, (x_rows, gate, *leaves.values()), dy[rows])
         y.index_add_(0, rows, out.detach())
         dx.index_add_(0, rows, found[0])
         dweights[rows, slots] = found[1].squeeze(-1)
-        for name, gradient in zip(parts, found[2:], strict=True):
+        for name, gradient in zip(leaves, found[2:], strict=True):
             gradients[name][expert] = gradient.to(keep)
     return y, {"x": dx, "weights": dweights, **gradients}
 

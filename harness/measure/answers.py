@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-import msgspec
 import torch
 
 from harness.cases.cost import useful_flops
@@ -38,7 +37,7 @@ class Answers:
 
     Draw 0 is for the whole check: every token, and in training every gradient, against the oracle; where that is too
     much work, some tokens against the oracle and the others against the eager reference. Other draws are for spot
-    checks: a few tokens' y, with draw 0's tolerances.
+    checks: a few tokens' y, and in training the gradients that are theirs alone, with draw 0's tolerances.
     """
 
     def __init__(self, case: Case, weights: Weights) -> None:
@@ -81,13 +80,12 @@ class Answers:
         if baseline not in self._limits:
             self.standard(0, baseline=baseline)
         rows = _some(self.case, spot_rows(self.case), draw)
-        return Standard(
-            self._oracle(self._inputs(draw, baseline=baseline), rows, baseline=baseline), self._limits[baseline], rows
-        )
+        oracle = self._oracle(self._inputs(draw, baseline=baseline), rows, baseline=baseline)
+        limits = {name: self._limits[baseline][name].for_some(name, self.case, oracle) for name in oracle.tensors}
+        return Standard(oracle, limits, rows)
 
     def _oracle(self, inputs: Inputs, rows: Tensor | None, *, baseline: bool) -> Answer:
-        case = self.case if rows is None else msgspec.structs.replace(self.case, pass_="forward")
-        return solve(self.weights, case, inputs, torch.float64, rows, baseline=baseline)
+        return solve(self.weights, self.case, inputs, torch.float64, rows, baseline=baseline)
 
     def _inputs(self, draw: int, *, baseline: bool) -> Inputs:
         inputs = self.draw(draw)

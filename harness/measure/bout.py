@@ -25,7 +25,7 @@ from harness.measure.metering import (
 )
 from harness.measure.neighbours import count_cpu, neighbours
 from harness.measure.result import Result
-from harness.measure.settings import read_settings, restore_settings
+from harness.measure.settings import kept_settings, read_settings, restore_settings
 from harness.measure.timing import LEAST_SHARE, DroppedError, StartOverError, Timed, TimedSection
 from harness.measure.work import work_of
 from harness.records.record import Energy, Memory
@@ -105,9 +105,10 @@ class Bout:
 
     def _admit(self, result: Result) -> None:
         implementation, around = result.implementation, self.around
-        reason = execution_refuses(self.case) or self._try(
-            result.name, "asking", lambda: implementation.unsupported(self.case)
-        )
+        with kept_settings():
+            reason = execution_refuses(self.case) or self._try(
+                result.name, "asking", lambda: implementation.unsupported(self.case)
+            )
         if reason:
             result.fail(reason if isinstance(reason, Failure) else Failure("unsupported", str(reason)))
             return
@@ -193,7 +194,7 @@ class Bout:
             checked = self._try(
                 result.name,
                 "late check",
-                functools.partial(self.examiner.check_timed, contestant, kept.draw, kept.y),
+                functools.partial(self.examiner.check_timed, contestant, kept.draw, kept.outputs),
             )
             if isinstance(checked, Failure):
                 result.fail(checked)

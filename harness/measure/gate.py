@@ -17,8 +17,6 @@ from harness.records.record import Agreement
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
     from harness.cases.case import Case
     from harness.layer.contract import Implementation
     from harness.layer.inputs import Inputs
@@ -104,6 +102,7 @@ class Examiner:
         with poisoned(self.case.device):
             second = self._ask(contestant, desk, clock, plain=True)
         agreement.checks += self._pass(contestant, 1, desk, second.outputs).checks
+        check_fresh(first.outputs, second.outputs)
         if self.case.execution != "eager":
             note("second call")
             second = self._ask(contestant, desk, clock)
@@ -117,8 +116,8 @@ class Examiner:
             call_ns = min(first.wall_ns, again.wall_ns)  # poison takes its time
         return Admission(contestant, agreement, prepare_ns, first.wall_ns, call_ns, contestant.configuration())
 
-    def check_timed(self, contestant: Contestant, draw: int, y: Tensor) -> Agreement:
-        """Judge the answer to a timed call, now that the clock has stopped.
+    def check_timed(self, contestant: Contestant, draw: int, outputs: Outputs) -> Agreement:
+        """Judge what a timed call gave token by token, now that the clock has stopped.
 
         Raises
         ------
@@ -126,7 +125,7 @@ class Examiner:
             naming the rule that decided.
         """
         standard = self.answers.standard(draw, baseline=contestant.is_baseline)
-        agreement = judge({"y": y}, standard)
+        agreement = judge(outputs, standard)
         if not agreement.passed:
             agreement.rule = f"a timed call, checked after the clock stopped: {agreement.rule}"
             raise DisagreementError(agreement)
@@ -157,3 +156,17 @@ class Examiner:
         if not agreement.passed:
             raise DisagreementError(agreement)
         return agreement
+
+
+def check_fresh(first: Outputs, second: Outputs) -> None:
+    """Hold one draw's outputs against another's: gradients that are sums over tokens are judged whole in one draw only.
+
+    Raises
+    ------
+    DisagreementError
+        naming a gradient that is not zero and the same in both.
+    """
+    for name, gradient in second.items():
+        if bool(gradient.any()) and torch.equal(gradient, first[name]):
+            rule = f"{name}: the gradient is the same for other inputs"
+            raise DisagreementError(Agreement(passed=False, rule=rule))

@@ -1,8 +1,8 @@
 """Rounds: who is timed when, and when it is enough.
 
-Every round visits the contestants in a shuffled order with the same fresh inputs. Interleaving is what makes two
-medians comparable on a machine whose speed drifts: one block after another called identical code different in a
-quarter of A/A trials, interleaved in one of a hundred.
+Every round visits the contestants in a shuffled order with the same fresh inputs, each with a copy of its own.
+Interleaving is what makes two medians comparable on a machine whose speed drifts: one block after another called
+identical code different in a quarter of A/A trials, interleaved in one of a hundred.
 """
 
 from __future__ import annotations
@@ -64,12 +64,16 @@ def rules_for(device: str, budget_ns: float, entries: int) -> Rules:
     return Rules(9, 400, 0.005, 0.2e6, 0.05e9, min(0.05e9, warmup_ns), budget_ns)
 
 
+def _as_it_is(inputs: Any) -> Any:  # noqa: ANN401 (rounds know no tensors)
+    return inputs
+
+
 @dataclass
 class Entry:
     """One line in the bout: a contestant, or the A/A control, which is a contestant entered a second time.
 
     ``owner`` is the implementation that runs; ``bind(inputs)`` gives the call to time; ``estimate_ns`` is the shortest
-    time of one call so far, infinite before the first.
+    time of one call so far, infinite before the first. ``lend(inputs)`` makes a round's inputs this entry's own.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Entry:
     samples_ns: list[float] = field(default_factory=list)
     device_ns: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
+    lend: Callable[[Any], Any] = _as_it_is
 
     @property
     def cost_ns(self) -> float:
@@ -184,7 +189,7 @@ def run_rounds(
         shuffler.shuffle(due)
         for entry in due:
             note(entry.owner, f"round {number}")
-            inputs = fresh[-entry.calls :]
+            inputs = [entry.lend(one) for one in fresh[-entry.calls :]]
             sample = entry.take(number, inputs, clock)
             spent += sample.wall_ns
             seen(entry, drawn - 1, inputs, sample.result)

@@ -6,14 +6,14 @@ import random
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from harness.measure.contestant import Outputs
 
 
 class Kept(NamedTuple):
-    """A contestant's answer to one timed call: the draw it was asked, y as it was when the clock stopped."""
+    """A contestant's answer to one timed call: which draw it was asked, and its outputs when the clock stopped."""
 
     draw: int
-    y: Tensor
+    outputs: Outputs
     lot: float
 
 
@@ -30,9 +30,9 @@ class SpotCheck:
         self._draw, self._lot = -1, 0.0
         self.kept: dict[str, Kept] = {}
 
-    def see(self, name: str, draw: int, y: Tensor) -> None:
-        """Keep a copy of this answer when its lot is the highest."""
+    def see(self, name: str, draw: int, outputs: Outputs) -> None:
+        """Keep a copy of these outputs when their lot is the highest."""
         if draw != self._draw:
             self._draw, self._lot = draw, self._random.random()
         if name not in self.kept or self._lot > self.kept[name].lot:
-            self.kept[name] = Kept(draw, y.detach().clone(), self._lot)
+            self.kept[name] = Kept(draw, {key: tensor.detach().clone() for key, tensor in outputs.items()}, self._lot)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from harness.layer.oracle import PER_TOKEN
 from harness.measure.contestant import ContractError, check_contract, check_own_memory
 from harness.measure.gate import DisagreementError
 from harness.measure.rounds import Entry, rules_for, run_rounds, warm_up
@@ -51,6 +52,11 @@ class Lent:
 
     inputs: Inputs
     versions: tuple[int, ...]
+
+    def copy(self) -> Lent:
+        """Return the same numbers in other memory: what somebody keeps about these tensors is of no use to another."""
+        inputs = self.inputs.clone()
+        return Lent(inputs, versions(inputs))
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ class TimedSection:
 
             return guarded
 
-        return Entry(name or owner, owner, bind, self.admissions[owner].call_ns)
+        return Entry(name or owner, owner, bind, self.admissions[owner].call_ns, lend=Lent.copy)
 
     def draw(self, number: int) -> Lent:
         """Make the inputs of a timed draw, and count its work."""
@@ -163,7 +169,9 @@ class TimedSection:
             check_own_memory(y, last, self.examiner.weights)
         except ContractError as error:
             raise DroppedError(entry.owner, error) from None
-        self._spot.see(entry.owner, draw + FIRST_TIMED_DRAW, y)
+        call = self.admissions[entry.owner].contestant.call(last)
+        outputs = {name: tensor for name, tensor in call.outputs(result).items() if name in PER_TOKEN}
+        self._spot.see(entry.owner, draw + FIRST_TIMED_DRAW, outputs)
         y.detach().fill_(math.nan)  # the next one may get this memory, and must not find the answer in it
 
     def _work_of(self, admission: Admission) -> Traversed:

@@ -51,6 +51,15 @@ class Limit(NamedTuple):
     e0: Errors
     least_norm: float
 
+    def for_some(self, name: str, case: Case, oracle: Answer) -> Limit:
+        """Return what the tensor ``name`` is allowed where the oracle computed some tokens of another draw.
+
+        A few tokens are no whole, and each may be off as far as a row may.
+        """
+        if name == "y":
+            return self
+        return self._replace(rel=max(self.rel, self.line), least_norm=_least_norm(case, name, oracle))
+
 
 def limits_of(case: Case, oracle: Answer, reference: Answer, rows: Tensor | None = None) -> dict[str, Limit]:
     """Derive every tensor's limits from the errors of a whole reference; ``rows`` are the tokens the oracle computed.

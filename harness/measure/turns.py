@@ -110,7 +110,7 @@ class _Service:
         entry.bind(self._practice[order.round % len(self._practice)])()
         around.clock.synchronise()
         around.measuring_ns += around.clock.now_ns() - start
-        inputs = self._fresh[-order.calls :]
+        inputs = [entry.lend(one) for one in self._fresh[-order.calls :]]
         sample = entry.take(order.round, inputs, around.clock)
         around.measuring_ns += sample.wall_ns
         section.seen(entry, self._last, inputs, sample.result)

@@ -105,11 +105,13 @@ def greet(bench: Workbench, planned: Sequence[PlannedCase]) -> None:
 
     The answers are of no interest yet. An implementation that raises here will do so again in its bout.
     """
+    from harness.measure.settings import kept_settings
+
     for first in planned[:1]:
         take_device(first.case)
         for implementation in _asked(first):
             bench.note(first.case.case_id, implementation.name, "asking")
-            with contextlib.suppress(BaseException):
+            with kept_settings(), contextlib.suppress(BaseException):
                 implementation.unsupported(first.case)
 
 

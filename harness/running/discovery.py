@@ -38,6 +38,8 @@ def declared_modules() -> list[str]:
 def load_all(announce: Callable[[str], None], skip: Mapping[str, str], files: Iterable[str] = ()) -> dict[str, str]:
     """Import every implementation module, then the user's own ``files``; return those that failed, with the reason.
 
+    What a module changes for the whole process when it is imported is put back.
+
     ``skip`` are modules that ended an earlier process, and how. A file goes by ``module_of`` its path.
     """
     broken: dict[str, str] = {}
@@ -80,9 +82,12 @@ def _load(
     if module in skip:
         broken[module] = skip[module]
         return False
+    from harness.measure.settings import kept_settings
+
     announce(module)
     try:
-        _import_file(module, path) if path else importlib.import_module(module)
+        with kept_settings():
+            _import_file(module, path) if path else importlib.import_module(module)
     except BaseException as error:  # noqa: BLE001 (a third party's module may raise anything, SystemExit included)
         forget(module)
         broken[module] = plain_text(f"{type(error).__name__}: {error}").splitlines()[0].rstrip(": ")

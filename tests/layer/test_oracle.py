@@ -275,6 +275,19 @@ def test_rows_are_those_of_the_whole(scope: str) -> None:
         assert torch.equal(some.ambiguous, whole.ambiguous[rows])
 
 
+@pytest.mark.parametrize("shape", LAYER_SHAPES.values(), ids=LAYER_SHAPES.keys())
+@pytest.mark.parametrize("scope", ["experts", "layer"])
+def test_what_is_a_tokens_own_needs_no_other_token(shape: dict[str, Any], scope: str) -> None:
+    case = in_scope(make_case(9, seed=1, **shape), scope, "training")
+    weights = make_weights(case)
+    inputs = make_inputs(case, weights, 0)
+    rows = torch.tensor([1, 7])
+    whole, some = (solve(weights, case, inputs, torch.float64, r).tensors for r in (None, rows))
+    assert list(some) == (["y", "x", "weights"] if scope == "experts" else ["y", "x"])
+    for name, got in some.items():
+        torch.testing.assert_close(got, whole[name][rows], rtol=1e-12, atol=1e-12)
+
+
 def test_near_ties_are_ambiguous_and_clear_choices_are_not() -> None:
     case = in_scope(make_case(6, hidden=16), "layer", "forward")
     weights = make_weights(case)

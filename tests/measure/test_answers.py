@@ -38,7 +38,7 @@ def test_each_draw_is_solved_once_and_the_reference_once_a_bout(kit: Any, solved
         answers.prepare(baseline=True)
     for draw in (7, 7, 8):
         answers.standard(draw, baseline=False)
-    spot = ("float64", "forward", SAMPLED_ROWS)
+    spot = ("float64", pass_, SAMPLED_ROWS)
     assert solved == [
         ("bfloat16", pass_, None, False),
         ("float64", pass_, None, False),
@@ -71,8 +71,14 @@ def test_spot_checks_look_at_fewer_tokens_of_larger_layers(kit: Any) -> None:
 
 
 def test_a_spot_check_uses_the_tolerances_of_the_whole_one(kit: Any) -> None:
-    answers = make(kit.case())
-    assert answers.standard(9, baseline=False).limits is answers.standard(0, baseline=False).limits
+    answers = make(kit.case(100, pass_="training"))
+    some, whole = (answers.standard(draw, baseline=False).limits for draw in (9, 0))
+    assert list(some) == ["y", "x", "weights"]
+    assert some["y"] == whole["y"]
+    for name in ("x", "weights"):
+        assert some[name].rel == some[name].line == max(whole[name].rel, whole[name].line), "each may be off as a row"
+    assert some["x"].least_norm == whole["x"].least_norm == 0
+    assert 0 < some["weights"].least_norm < whole["weights"].least_norm, "fewer tokens add up to less"
 
 
 def test_forgetting_frees_the_answers_and_keeps_the_tolerances(kit: Any, solved: Any) -> None:
@@ -80,7 +86,7 @@ def test_forgetting_frees_the_answers_and_keeps_the_tolerances(kit: Any, solved:
     limits = answers.standard(0, baseline=False).limits
     answers.forget()
     solved.clear()
-    assert answers.standard(5, baseline=False).limits is limits
+    assert answers.standard(5, baseline=False).limits == limits
     assert [dtype for dtype, *_ in solved] == ["float64"]
 
 

@@ -539,6 +539,12 @@ SETTERS = {
     "torch.autograd.set_detect_anomaly from False to True": lambda: torch.set_anomaly_enabled(True),
     "torch.set_default_dtype from torch.float32 to torch.float64": lambda: torch.set_default_dtype(torch.float64),
     "torch.set_float32_matmul_precision from highest to medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "torch.use_deterministic_algorithms from False to True": lambda: torch.use_deterministic_algorithms(True),
+    "torch.backends.mkldnn.enabled from True to False": lambda: setattr(torch.backends.mkldnn, "enabled", False),
+    "torch.backends.cuda.matmul.allow_fp16_accumulation from False to True": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_fp16_accumulation", True
+    ),
+    "gc.enable from True to False": gc.disable,
 }
 
 
@@ -569,6 +575,26 @@ def test_what_is_everybodys_changed_while_timed_condemns_everybody_who_was(kit: 
     records = kit.bout([bad, kit.implementation(kit.costing(MS), "good")], budget_ns=0.3 * S)
     assert {record.status for record in records.values()} == {"error"}
     assert records["good"].reason.startswith("torch.set_num_threads from 1 to 2 changed while bad, good were timed;")
+    assert read_settings() == before
+
+
+def test_autocast_left_on_is_found_out_and_nobody_else_is_cast(kit: Any) -> None:
+    before = read_settings()
+    bad = kit.implementation(sets(kit, lambda: torch.set_autocast_enabled("cpu", True), 2), "bad")
+    records = kit.bout([bad, kit.implementation(kit.costing(MS), "good")], budget_ns=0.1 * S)
+    assert records["bad"].status == "error"
+    assert records["bad"].reason.startswith("changed torch.set_autocast_enabled from ")
+    assert records["good"].status == "ok"
+    assert read_settings() == before
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_changed_when_asked_is_put_back(kit: Any) -> None:
+    """A package that is imported then sets what suits it; nobody is blamed."""
+    before = read_settings()
+    asked = kit.implementation(kit.costing(MS), "asked", refuses=lambda _case: torch.set_num_threads(2))
+    records = kit.bout([asked, kit.implementation(kit.costing(MS), "good")], budget_ns=0.1 * S)
+    assert {record.status for record in records.values()} == {"ok"}
     assert read_settings() == before
 
 

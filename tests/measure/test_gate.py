@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.layer.contract import Routing
+from harness.layer.oracle import PER_TOKEN
 from harness.measure import gate
 from harness.measure.contestant import Contestant
 from harness.measure.gate import DisagreementError
 
 if TYPE_CHECKING:
-    from harness.layer.contract import Forward, Layer, Routing
+    from harness.layer.contract import Forward, Layer
 
 
 def test_prepare_and_the_first_call_are_timed_and_nothing_else(kit: Any) -> None:
@@ -122,6 +124,63 @@ def test_what_it_raises_is_passed_on_and_the_weights_are_put_back_first(kit: Any
         kit.admit(prepare, kit.case())
 
 
+def answered(one: Contestant, examiner: Any, draw: int) -> dict[str, Tensor]:
+    """What a timed call gives token by token."""
+    call = one.call(examiner.answers.fresh(draw))
+    return {name: tensor for name, tensor in call.outputs(call()).items() if name in PER_TOKEN}
+
+
+class Stale(torch.autograd.Function):
+    """Right forward; backward gives some of the first call's gradients for ever."""
+
+    @staticmethod
+    def forward(ctx: Any, memory: dict[str, Tensor], names: list[str], kit: Any, layer: Layer, *given: Any) -> Any:
+        x, ids, weights, *_parameters = given
+        ctx.save_for_backward(x, ids, weights)
+        ctx.memory, ctx.names, ctx.kit, ctx.layer = memory, names, kit, layer
+        return kit.experts(layer, x, Routing(ids, weights))
+
+    @staticmethod
+    def backward(ctx: Any, *dy: Any) -> Any:
+        x, ids, weights = ctx.saved_tensors
+        leaves = {"x": x.detach().requires_grad_(), "weights": weights.detach().requires_grad_()}
+        leaves |= ctx.layer.parameters()
+        with torch.enable_grad():
+            y = ctx.kit.experts(ctx.layer, leaves["x"], Routing(ids, leaves["weights"]))
+        found = dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), dy[0], allow_unused=True), strict=True))
+        for name in ctx.names:
+            found[name] = ctx.memory.setdefault(name, found[name])
+        return None, None, None, None, found.pop("x"), None, found.pop("weights"), *found.values()
+
+
+@pytest.mark.parametrize(
+    ("stale", "rule"),
+    [
+        (["x"], "x: rel"),
+        (["weights"], "weights: rel"),
+        (["gate_up"], "gate_up: the gradient is the same for other inputs"),
+        (["down"], "down: the gradient is the same for other inputs"),
+        ([], ""),
+    ],
+    ids=str,
+)
+def test_remembered_gradients_do_not_pass(kit: Any, stale: list[str], rule: str) -> None:
+    def prepare(layer: Layer) -> Forward:
+        memory: dict[str, Tensor] = {}
+
+        def forward(x: Tensor, routing: Routing) -> Any:
+            given = (x, routing.expert_ids, routing.weights, *layer.parameters().values())
+            return Stale.apply(memory, stale, kit, layer, *given)  # type: ignore[no-untyped-call]
+
+        return forward
+
+    case = kit.case(40, pass_="training")
+    if stale:
+        assert kit.refused(prepare, case).startswith(rule)
+    else:
+        assert kit.admit(prepare, case).agreement.passed
+
+
 class TestTheTimedAnswer:
     def contestant(self, kit: Any, examiner: Any, **given: Any) -> Contestant:
         return Contestant(kit.implementation(**given), examiner.weights, examiner.case)
@@ -131,21 +190,28 @@ class TestTheTimedAnswer:
         examiner = kit.examiner(kit.case(pass_=pass_))
         one = self.contestant(kit, examiner)
         examiner.answers.forget()
-        y = one.call(examiner.answers.fresh(17))()[0]
-        assert examiner.check_timed(one, 17, y).checks == 1
+        agreement = examiner.check_timed(one, 17, answered(one, examiner, 17))
+        assert agreement.checks == 1
+        assert list(agreement.tensors) == (["y"] if pass_ == "forward" else ["y", "x", "weights"])
+
+    @pytest.mark.parametrize("stale", ["x", "weights"])
+    def test_gradients_of_another_question_are_found_out(self, kit: Any, stale: str) -> None:
+        examiner = kit.examiner(kit.case(40, pass_="training"))
+        one = self.contestant(kit, examiner)
+        outputs = answered(one, examiner, 17) | {stale: answered(one, examiner, 16)[stale]}
+        with pytest.raises(DisagreementError, match=rf"^a timed call, checked after the clock stopped: {stale}: rel"):
+            examiner.check_timed(one, 17, outputs)
 
     def test_one_to_another_question_does_not(self, kit: Any) -> None:
         examiner = kit.examiner(kit.case())
         one = self.contestant(kit, examiner)
-        y = one.call(examiner.answers.fresh(16))()[0]
         with pytest.raises(DisagreementError, match=r"^a timed call, checked after the clock stopped: y: rel"):
-            examiner.check_timed(one, 17, y)
+            examiner.check_timed(one, 17, answered(one, examiner, 16))
 
     def test_the_baseline_is_held_against_its_own_function(self, kit: Any) -> None:
         examiner = kit.examiner(kit.case())
         one = self.contestant(kit, examiner, prepare=kit.plain_ffn, family="dense")
-        y = one.call(examiner.answers.fresh(5))()[0]
-        assert examiner.check_timed(one, 5, y).passed
+        assert examiner.check_timed(one, 5, answered(one, examiner, 5)).passed
         other = self.contestant(kit, examiner)
         with pytest.raises(DisagreementError):
-            examiner.check_timed(one, 5, other.call(examiner.answers.fresh(5))()[0])
+            examiner.check_timed(one, 5, answered(other, examiner, 5))

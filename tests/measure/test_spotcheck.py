@@ -14,14 +14,14 @@ def run(seed: str, rounds: int, names: str = "ab", stride_of_b: int = 1) -> Spot
     for draw in range(rounds):
         for name in names:
             if name != "b" or draw % stride_of_b == 0:
-                check.see(name, draw, torch.full((1,), float(draw)))
+                check.see(name, draw, {"y": torch.full((1,), float(draw))})
     return check
 
 
 def test_those_who_took_part_in_the_same_rounds_keep_the_same_draw() -> None:
     kept = run("seed", 40).kept
     assert kept["a"].draw == kept["b"].draw
-    assert kept["a"].y.item() == kept["a"].draw
+    assert kept["a"].outputs["y"].item() == kept["a"].draw
 
 
 def test_who_sat_out_keeps_a_round_of_his_own() -> None:
@@ -46,16 +46,16 @@ def test_a_bug_in_n_of_N_rounds_is_caught_n_times_in_N_and_in_all_rounds_always(
 def test_what_is_kept_is_a_copy() -> None:
     check = SpotCheck("seed")
     y = torch.ones(2, requires_grad=True) * 1
-    check.see("a", 0, y)
+    check.see("a", 0, {"y": y})
     with torch.no_grad():
         y.zero_()
-    assert check.kept["a"].y.tolist() == [1, 1]
-    assert not check.kept["a"].y.requires_grad
+    assert check.kept["a"].outputs["y"].tolist() == [1, 1]
+    assert not check.kept["a"].outputs["y"].requires_grad
 
 
 def test_the_first_answer_of_the_winning_round_stays() -> None:
     """The A/A control answers for its owner: whoever comes first in the shuffled round is looked at."""
     check = SpotCheck("seed")
-    check.see("a", 0, torch.zeros(1))
-    check.see("a", 0, torch.ones(1))
-    assert check.kept["a"].y.item() == 0
+    check.see("a", 0, {"y": torch.zeros(1)})
+    check.see("a", 0, {"y": torch.ones(1)})
+    assert check.kept["a"].outputs["y"].item() == 0

@@ -149,7 +149,26 @@ def test_one_answer_of_each_is_kept_and_right(kit: Any) -> None:
     kept = made.run(300 * MS, 0).kept
     assert kept["a"].draw == kept["b"].draw >= 2
     for name, one in kept.items():
-        made.examiner.check_timed(made.admissions[name].contestant, one.draw, one.y)
+        made.examiner.check_timed(made.admissions[name].contestant, one.draw, one.outputs)
+
+
+def test_nobody_gets_the_tensors_that_another_had(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered about tensors must not shorten another's call, nor the control's."""
+    met: list[Tensor] = []
+
+    def keeping(layer: Layer) -> Forward:
+        def forward(x: Tensor, routing: Routing) -> Any:
+            met.append(routing.expert_ids)
+            return kit.experts(layer, x, routing)
+
+        return forward
+
+    made = section(kit, kit.costing(2 * MS, keeping), kit.costing(3 * MS, keeping))
+    monkeypatch.setattr(made, "warm_up", lambda _rules: None)
+    met.clear()
+    timings = made.run(300 * MS, 0).timings
+    assert len(met) == len(timings["a"].samples_ns) + len(timings["a"].control_ns or []) + len(timings["b"].samples_ns)
+    assert len({id(tensor) for tensor in met}) == len({tensor.data_ptr() for tensor in met}) == len(met)
 
 
 def after(number: int, kit: Any, then: Any, cost: float = MS) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.measure.settings import read_settings
 from harness.running import discovery
 from harness.running.discovery import declared_modules, load_all
 from harness.running.registry import missing_here, registered
@@ -136,3 +137,14 @@ def test_a_module_that_breaks_halfway_misses_nothing(beside: Any) -> None:
     beside.declare("half", "moebench.tests", "half")
     assert list(load()[0]) == ["half"]
     assert missing_here() == {}
+
+
+@pytest.mark.parametrize("end", ["", "raise RuntimeError('no')"], ids=["imported", "broken halfway"])
+def test_what_a_module_changes_for_the_whole_process_is_put_back(beside: Any, end: str) -> None:
+    before = read_settings()
+    beside.module(
+        "beside.greedy", f"import torch\ntorch.set_autocast_enabled('cpu', True)\ntorch.set_num_threads(3)\n{end}"
+    )
+    load()
+    assert "beside.greedy" in sys.modules or end
+    assert read_settings() == before
