@@ -27,6 +27,8 @@ FLOORS = {"bf16": 3.0, "fp16": 3.0, "fp32": 16.0}
 LINE_FLOORS = {"bf16": 8.0, "fp16": 8.0, "fp32": 64.0}
 """The same for the worst row and column."""
 GRADIENT_SLACK = 2.0
+SPOT_SLACK = 2.0
+"""With 1.0 five of 46 600 right answers to spot checks of random small cases were refused (float16 overflows apart)."""
 ROUTER_FLOORS = {"bf16": 3e-2, "fp16": 3e-2, "fp32": 64 * UNIT_ROUNDOFF["fp32"]}
 """Not in roundings: for the gradients of router and routing weights, which are dot products of rounded vectors."""
 CANCELLED = {"bf16": 2.0**-14, "fp16": 2.0**-14, "fp32": 2.0**-4}
@@ -54,11 +56,10 @@ class Limit(NamedTuple):
     def for_some(self, name: str, case: Case, oracle: Answer) -> Limit:
         """Return what the tensor ``name`` is allowed where the oracle computed some tokens of another draw.
 
-        A few tokens are no whole, and each may be off as far as a row may.
+        A few tokens are no whole, each may be off as far as a row may, and the worst of another draw is another.
         """
-        if name == "y":
-            return self
-        return self._replace(rel=max(self.rel, self.line), least_norm=_least_norm(case, name, oracle))
+        line = SPOT_SLACK * self.line
+        return self._replace(rel=max(self.rel, line), line=line, least_norm=_least_norm(case, name, oracle))
 
 
 def limits_of(case: Case, oracle: Answer, reference: Answer, rows: Tensor | None = None) -> dict[str, Limit]:

@@ -11,6 +11,7 @@ from harness.layer.oracle import solve
 from harness.layer.weights import make_weights
 from harness.measure import answers as module
 from harness.measure.answers import SAMPLED_ROWS, SPOT_ROWS, Answers, spot_rows
+from harness.measure.tolerances import SPOT_SLACK
 
 
 @pytest.fixture
@@ -74,9 +75,8 @@ def test_a_spot_check_uses_the_tolerances_of_the_whole_one(kit: Any) -> None:
     answers = make(kit.case(100, pass_="training"))
     some, whole = (answers.standard(draw, baseline=False).limits for draw in (9, 0))
     assert list(some) == ["y", "x", "weights"]
-    assert some["y"] == whole["y"]
-    for name in ("x", "weights"):
-        assert some[name].rel == some[name].line == max(whole[name].rel, whole[name].line), "each may be off as a row"
+    for name, limit in some.items():
+        assert limit.rel == limit.line == SPOT_SLACK * whole[name].line, "each may be off as a row, and a little more"
     assert some["x"].least_norm == whole["x"].least_norm == 0
     assert 0 < some["weights"].least_norm < whole["weights"].least_norm, "fewer tokens add up to less"
 
@@ -86,7 +86,7 @@ def test_forgetting_frees_the_answers_and_keeps_the_tolerances(kit: Any, solved:
     limits = answers.standard(0, baseline=False).limits
     answers.forget()
     solved.clear()
-    assert answers.standard(5, baseline=False).limits == limits
+    assert answers.standard(5, baseline=False).limits["y"].e0 is limits["y"].e0
     assert [dtype for dtype, *_ in solved] == ["float64"]
 
 
