@@ -112,10 +112,10 @@ class Implementation:
     summary: str
     source_hash: str
     origin: str
-    refuses: Unsupported | None = None
+    unsupported_by: Unsupported | None = None
     tunable: Tunable | None = None
     note: str = ""
-    only_checked: Unsupported | None = None
+    untimed_by: Unsupported | None = None
 
     def unsupported(self, case: Case) -> str | None:
         """Why this case cannot run, or None. Asked before anything is built."""
@@ -123,8 +123,8 @@ class Implementation:
         for word, known in ((device, self.devices), (case.pass_, self.passes), (case.dtype, self.dtypes)):
             if word not in known:
                 return f"{self.name} does not do {word!r}, only {', '.join(known)}"
-        return self.refuses(case) if self.refuses else None
+        return self.unsupported_by(case) if self.unsupported_by else None
 
     def untimed(self, case: Case) -> str | None:
         """Why this case may be checked but its time means nothing, or None. Asked before anybody is timed."""
-        return self.only_checked(case) if self.only_checked else None
+        return self.untimed_by(case) if self.untimed_by else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,8 @@ from harness.layer.traffic import make_logits, router_noise, selection_bias
 from harness.layer.weights import TORCH_DTYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.cases.case import Case
     from harness.cases.shape import Shape
     from harness.layer.weights import Weights
@@ -34,26 +36,36 @@ class Inputs:
     selection_bias: Tensor | None
     router_noise: Tensor | None
 
-    def clone(self) -> Inputs:
-        """Copy the tensors an implementation could write to."""
-        routing = Routing(self.routing.expert_ids.clone(), self.routing.weights.clone())
-        return replace(self, x=self.x.clone(), routing=routing, dy=None if self.dy is None else self.dy.clone())
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name for people; None left out."""
+        named = {
+            "x": self.x,
+            "expert_ids": self.routing.expert_ids,
+            "routing weights": self.routing.weights,
+            "dy": self.dy,
+            "selection bias": self.selection_bias,
+            "router noise": self.router_noise,
+        }
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def same_as(self, other: Inputs) -> bool:
-        """Whether x, the routing and dy hold the same numbers."""
-        mine = (self.x, self.routing.expert_ids, self.routing.weights)
-        theirs = (other.x, other.routing.expert_ids, other.routing.weights)
-        same_dy = self.dy is None or (other.dy is not None and torch.equal(self.dy, other.dy))
-        return same_dy and all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    def mapped(self, change: Callable[[str, Tensor], Tensor]) -> Inputs:
+        """Return inputs of other tensors: what ``change`` makes of each name and tensor."""
+        made = {name: change(name, tensor) for name, tensor in self.tensors().items()}
+        routing = Routing(made["expert_ids"], made["routing weights"])
+        return Inputs(made["x"], routing, made.get("dy"), made.get("selection bias"), made.get("router noise"))
+
+    def clone(self) -> Inputs:
+        """Copy every tensor."""
+        return self.mapped(lambda _name, tensor: tensor.clone())
 
 
 def make_inputs(case: Case, weights: Weights, draw: int) -> Inputs:
     """Make draw number ``draw`` of a case's inputs: the same for every implementation, different for every draw.
 
     x ~ N(0, 1). In scope ``experts`` the routing follows from the traffic's logits, or is a recorded one, ids and
-    weights as they are. In scope ``layer`` the router must
-    see that traffic in x itself, so x is moved by the smallest step that makes ``x @ router.T`` equal those logits
-    (least squares; exact when H >= E, up to the rounding of x to the case's dtype).
+    weights as they are. In scope ``layer`` the router must see that traffic in x itself, so x is moved by the smallest
+    step that makes ``x @ router.T`` equal those logits (least squares; exact when H >= E, up to the rounding of x to
+    the case's dtype).
     """
     shape, traffic, device = case.shape, case.traffic, case.device
     dtype = TORCH_DTYPES[case.dtype]

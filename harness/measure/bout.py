@@ -63,7 +63,7 @@ class Bout:
         clock, start = self.around.clock, self.around.clock.now_ns()
         start_afresh(self.case)
         self.around.note(HARNESS, "inputs")
-        spread = balance(self.examiner.answers.draw(0).routing, self.case.shape)
+        load = balance(self.examiner.answers.draw(0).routing, self.case.shape)
         results = [Result(implementation) for implementation in implementations]
         for result in results:
             free_unused(self.case.device)
@@ -77,7 +77,7 @@ class Bout:
             for result in results:
                 self._meter(result, window_s)
         bout = uuid.uuid4().hex[:8]
-        return [result.record(self.case, self.around, bout, spread, self._neighbours) for result in results]
+        return [result.record(self.case, self.around, bout, load, self._neighbours) for result in results]
 
     def _try(self, name: str, stage: str, work: Callable[[], R]) -> R | Failure:
         """Do something an implementation takes part in, or return what became of it.
@@ -144,7 +144,7 @@ class Bout:
     def _dismiss(self, results: list[Result]) -> None:
         """Let go who computes the layer right, but in a way whose time would mean nothing."""
         for result in results:
-            if result.admission and result.implementation.only_checked:
+            if result.admission:
                 ask = functools.partial(result.implementation.untimed, self.case)
                 if reason := self._try(result.name, "asking", ask):
                     result.fail(reason if isinstance(reason, Failure) else Failure("unsupported", str(reason)))

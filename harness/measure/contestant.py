@@ -40,7 +40,13 @@ class Call:
     leaves: dict[str, Tensor]
 
     def __call__(self) -> tuple[Tensor, ...]:
-        """Run forward, and backward in training; return y and the gradients in the order of ``leaves``."""
+        """Run forward, and backward in training; return y and the gradients in the order of ``leaves``.
+
+        Raises
+        ------
+        ContractError
+            in training, when y is no tensor.
+        """
         if not self.leaves:
             with torch.no_grad():
                 return (self.compute(self.inputs),)
@@ -53,7 +59,13 @@ class Call:
             return self.compute(self.inputs)
 
     def backward(self, y: Tensor) -> tuple[Tensor, ...]:
-        """Run the second half; an input that y does not depend on has a gradient of None."""
+        """Run the second half; an input that y does not depend on has a gradient of None.
+
+        Raises
+        ------
+        ContractError
+            when y is no tensor.
+        """
         if not isinstance(y, Tensor):
             raise ContractError(_not_a_tensor(y))
         return torch.autograd.grad(y, list(self.leaves.values()), self.inputs.dy, allow_unused=True)

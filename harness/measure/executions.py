@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
 from typing import TYPE_CHECKING, cast
 
 import torch
 
-from harness.layer.contract import Routing
 from harness.layer.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -75,8 +73,9 @@ class GraphedCompute:
         if self._graph is None:
             with torch.cuda.device(inputs.x.device):
                 self._graph = self._capture(inputs)
-        for buffer, tensor in zip(_tensors(self._buffers), _tensors(inputs), strict=True):
-            buffer.copy_(tensor)
+        buffers = self._buffers.tensors()
+        for name, tensor in inputs.tensors().items():
+            buffers[name].copy_(tensor)
         self._graph.replay()
         return self._y
 
@@ -88,7 +87,7 @@ class GraphedCompute:
         CaptureError
             where the work waits for the host or has shapes that follow from data.
         """
-        self._buffers = _clone(inputs)
+        self._buffers = inputs.clone()
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(current)
         with torch.cuda.stream(side):
@@ -127,17 +126,3 @@ def _never_waiting() -> Iterator[None]:
             yield
         finally:
             torch.cuda.set_sync_debug_mode("default")
-
-
-def _clone(inputs: Inputs) -> Inputs:
-    values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
-    copies = {name: value.clone() for name, value in values.items() if isinstance(value, torch.Tensor)}
-    routing = Routing(inputs.routing.expert_ids.clone(), inputs.routing.weights.clone())
-    return Inputs(**{**values, **copies, "routing": routing})
-
-
-def _tensors(inputs: Inputs) -> list[Tensor]:
-    """Every tensor of one call's inputs, always in the same order."""
-    optional = (inputs.dy, inputs.selection_bias, inputs.router_noise)
-    routing = inputs.routing
-    return [inputs.x, routing.expert_ids, routing.weights, *(tensor for tensor in optional if tensor is not None)]

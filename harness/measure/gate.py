@@ -39,9 +39,10 @@ class DisagreementError(Exception):
 
 @dataclass(frozen=True)
 class Admission:
-    """A contestant that passed, with what passing took. ``call_ns`` is the shorter of its ordinary calls.
+    """A contestant that passed, with what passing took.
 
-    ``configuration`` is what it runs with, if it tells.
+    ``call_ns`` is the shortest of its calls, the poisoned one left out where there was another. ``configuration`` is
+    what it runs with, if it tells.
     """
 
     contestant: Contestant

@@ -55,7 +55,9 @@ class Result:
         floor_ns = self.work.floor_ns if self.work else None
         return self.timing is not None and floor_ns is not None and median(self.timing.samples_ns) < floor_ns
 
-    def record(self, case: Case, around: Surroundings, bout: str, spread: Balance, met: Neighbours | None) -> Record:
+    def record(
+        self, case: Case, around: Surroundings, bout: str, balance: Balance, neighbours: Neighbours | None
+    ) -> Record:
         """Return the record of what is known, with the figures that follow from it."""
         failure = self.failure
         record = Record(
@@ -73,9 +75,9 @@ class Result:
             agreement=self.agreement,
             memory=self.memory,
             energy=self.energy,
-            balance=spread,
+            balance=balance,
             work=self.work,
-            neighbours=met if self.timing else None,
+            neighbours=neighbours if self.timing else None,
         )
         return derive(record, around.ceilings)
 

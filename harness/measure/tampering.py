@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from harness.layer.contract import Routing
 from harness.layer.weights import make_weights
 
 if TYPE_CHECKING:
@@ -43,33 +41,24 @@ def restore_weights(weights: Weights, case: Case) -> None:
 
 def changed_inputs(inputs: Inputs, pristine: Inputs) -> list[str]:
     """Name the inputs that do not hold the same numbers as ``pristine``."""
-    pairs = {
-        "x": (inputs.x, pristine.x),
-        "expert_ids": (inputs.routing.expert_ids, pristine.routing.expert_ids),
-        "routing weights": (inputs.routing.weights, pristine.routing.weights),
-    }
-    if inputs.dy is not None and pristine.dy is not None:
-        pairs["dy"] = inputs.dy, pristine.dy
-    return [name for name, (mine, theirs) in pairs.items() if not torch.equal(mine, theirs)]
+    before = pristine.tensors()
+    return [name for name, tensor in inputs.tensors().items() if not torch.equal(tensor, before[name])]
 
 
 def versions(inputs: Inputs) -> tuple[int, ...]:
     """How often torch has written to each input, views included: free, but knows of torch's own writes only."""
-    tensors = (inputs.x, inputs.routing.expert_ids, inputs.routing.weights, inputs.dy)
-    return tuple(tensor._version for tensor in tensors if tensor is not None)  # noqa: SLF001 (torch has no other name)
+    return tuple(tensor._version for tensor in inputs.tensors().values())  # noqa: SLF001 (torch has no other name)
 
 
 def overwrite(desk: Inputs, source: Inputs) -> Inputs:
     """Put another draw's numbers into the same memory, so that an answer remembered by address is seen to be stale."""
-    for mine, theirs in ((desk.x, source.x), (desk.dy, source.dy)):
-        if mine is not None and theirs is not None:
-            mine.copy_(theirs)
-    ids, weights = source.routing.expert_ids, source.routing.weights
-    if desk.routing.expert_ids.shape == ids.shape:
-        routing = Routing(desk.routing.expert_ids.copy_(ids), desk.routing.weights.copy_(weights))
-    else:  # under expert choice the slots per token vary from draw to draw
-        routing = Routing(ids.clone(), weights.clone())
-    return replace(source, x=desk.x, dy=desk.dy, routing=routing)
+    mine = desk.tensors()
+
+    def written(name: str, tensor: Tensor) -> Tensor:
+        """Under expert choice the slots per token, and so the shape, vary from draw to draw."""
+        return mine[name].copy_(tensor) if mine[name].shape == tensor.shape else tensor.clone()
+
+    return source.mapped(written)
 
 
 def _sums(tensor: Tensor) -> Tensor:

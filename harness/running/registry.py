@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _registered: dict[str, Implementation] = {}
 _missing: dict[str, Missing] = {}
 
+LONGEST_NAME = 80
+"""Characters; tables and plots show names whole."""
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -82,8 +85,8 @@ def implementation(  # noqa: PLR0913 (one keyword a property)
             summary=plain_text((inspect.getdoc(prepare) or "").partition("\n")[0]),
             source_hash=source_hash(prepare),
             origin=prepare.__module__,
-            refuses=unsupported,
-            only_checked=untimed,
+            unsupported_by=unsupported,
+            untimed_by=untimed,
             tunable=tunable,
             note=plain_text(note),
         )
@@ -162,6 +165,8 @@ def _where(prepare: Prepare) -> str:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise ValueError(f"implementation name {name!r}: small letters, digits, '_', '.' and '-' only")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"implementation name {name[:20]!r}…: at most {LONGEST_NAME} characters, not {len(name)}")
 
 
 def _check_words(name: str, key: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -310,7 +310,7 @@ def test_what_an_implementation_refuses_is_said_when_the_model_runs() -> None:
         return "not today"
 
     words = {key: getattr(registered()["grouped"], key) for key in Implementation.__dataclass_fields__}
-    function = moebench_transformers.experts_function(Implementation(**{**words, "refuses": refuses}))
+    function = moebench_transformers.experts_function(Implementation(**{**words, "unsupported_by": refuses}))
     module = experts_of(make_model("mixtral"))
     with pytest.raises(NotImplementedError, match="moebench_grouped: not today"):
         ask(function, module, 5)

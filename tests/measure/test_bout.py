@@ -43,7 +43,7 @@ def failing(error: BaseException, when: str, kit: Any) -> Any:
             raise error
         return None
 
-    return kit.implementation(prepare, "bad", refuses=refuses)
+    return kit.implementation(prepare, "bad", unsupported_by=refuses)
 
 
 def assert_whole(record: Record) -> None:
@@ -135,7 +135,7 @@ def test_what_is_not_supported_says_so_and_is_never_built(kit: Any) -> None:
 
     entrants = [
         kit.implementation(prepare, "a", dtypes=("bf16",)),
-        kit.implementation(prepare, "b", refuses=lambda _case: "not on a Sunday"),
+        kit.implementation(prepare, "b", unsupported_by=lambda _case: "not on a Sunday"),
     ]
     records = kit.bout(entrants)
     assert records["a"].reason == "a does not do 'fp32', only bf16"
@@ -145,12 +145,12 @@ def test_what_is_not_supported_says_so_and_is_never_built(kit: Any) -> None:
         assert_whole(record)
 
 
-def test_who_is_only_checked_passes_the_gate_and_is_never_timed(kit: Any) -> None:
+def test_who_is_untimed_by_passes_the_gate_and_is_never_timed(kit: Any) -> None:
     """What an interpreter takes says nothing about the kernels it runs."""
     entrants = [
-        kit.implementation(kit.costing(MS), "checked", only_checked=lambda _case: "runs under an interpreter"),
-        kit.implementation(wrong_by_one(kit), "wrong", only_checked=lambda _case: "runs under an interpreter"),
-        kit.implementation(kit.costing(MS), "timed", only_checked=lambda _case: None),
+        kit.implementation(kit.costing(MS), "checked", untimed_by=lambda _case: "runs under an interpreter"),
+        kit.implementation(wrong_by_one(kit), "wrong", untimed_by=lambda _case: "runs under an interpreter"),
+        kit.implementation(kit.costing(MS), "timed", untimed_by=lambda _case: None),
     ]
     records = kit.bout(entrants, budget_ns=0.2 * S)
     checked = records["checked"]
@@ -172,7 +172,7 @@ def test_who_fails_when_asked_whether_its_time_counts_has_failed(kit: Any) -> No
     def ask(_case: Any) -> None:
         raise ValueError("no idea")
 
-    records = kit.bout([kit.implementation(kit.costing(MS), only_checked=ask)])
+    records = kit.bout([kit.implementation(kit.costing(MS), untimed_by=ask)])
     assert (records["mine"].status, records["mine"].reason) == ("error", "ValueError: no idea")
 
 
@@ -410,6 +410,7 @@ def test_whoever_might_die_was_announced_and_the_harness_answers_for_itself(kit:
         ("a", "first call"),
         ("a", "poisoned call"),
         ("a", "repeated call"),
+        ("a", "asking"),
         ("a", "warm-up"),
         (HARNESS, "oracle"),
         ("a", "late check"),
@@ -592,7 +593,7 @@ def test_autocast_left_on_is_found_out_and_nobody_else_is_cast(kit: Any) -> None
 def test_what_is_changed_when_asked_is_put_back(kit: Any) -> None:
     """A package that is imported then sets what suits it; nobody is blamed."""
     before = read_settings()
-    asked = kit.implementation(kit.costing(MS), "asked", refuses=lambda _case: torch.set_num_threads(2))
+    asked = kit.implementation(kit.costing(MS), "asked", unsupported_by=lambda _case: torch.set_num_threads(2))
     records = kit.bout([asked, kit.implementation(kit.costing(MS), "good")], budget_ns=0.1 * S)
     assert {record.status for record in records.values()} == {"ok"}
     assert read_settings() == before
@@ -613,7 +614,7 @@ def test_a_meter_that_fails_does_not_cost_the_time(kit: Any, monkeypatch: pytest
 
 def test_a_reason_that_is_no_text_becomes_one(kit: Any) -> None:
     """The contract asks for a string; the parent's strict decoder would throw the whole bout away."""
-    (record,) = kit.bout([kit.implementation(refuses=lambda _case: 404)]).values()
+    (record,) = kit.bout([kit.implementation(unsupported_by=lambda _case: 404)]).values()
     assert (record.status, record.reason) == ("unsupported", "404")
     assert_whole(record)
 

@@ -140,7 +140,7 @@ def test_what_the_clock_says_of_the_pace_is_the_median(kit: Any, delays: Delays)
 @pytest.mark.parametrize(
     "baseline",
     [
-        pytest.param({"refuses": lambda _case: "not today"}, id="unsupported"),
+        pytest.param({"unsupported_by": lambda _case: "not today"}, id="unsupported"),
         pytest.param({"prepare": None}, id="disagrees"),
         pytest.param({"name": "mine"}, id="the implementation itself"),
     ],
@@ -180,8 +180,8 @@ def raising(error: BaseException) -> Any:
 @pytest.mark.parametrize(
     ("prepare", "impl", "says"),
     [
-        (lambda kit: kit.correct, {"refuses": lambda _case: "needs a GPU"}, "mine: unsupported: needs a GPU"),
-        (lambda kit: kit.correct, {"only_checked": lambda _case: "no clock"}, "mine: unsupported: no clock"),
+        (lambda kit: kit.correct, {"unsupported_by": lambda _case: "needs a GPU"}, "mine: unsupported: needs a GPU"),
+        (lambda kit: kit.correct, {"untimed_by": lambda _case: "no clock"}, "mine: unsupported: no clock"),
         (wrong, {}, "mine: disagrees: "),
         (lambda kit: wrong(kit, 0, raising(SystemExit(3))), {}, "mine: error: SystemExit: 3"),
         (lambda kit: wrong(kit, 60, raising(MemoryError("full"))), {}, "mine: oom: MemoryError: full"),

@@ -40,7 +40,7 @@ def ask(lab: Any, name: str, kind: str, **problem: Any) -> None:
 
 def refuses(lab: Any, name: str, word: str, **problem: Any) -> None:
     case = lab.problem(**{"dtype": "bf16", "pass_": "forward"} | problem).case
-    assert word in (lab.implementation(name).refuses(case) or "")
+    assert word in (lab.implementation(name).unsupported_by(case) or "")
 
 
 class MoEActivation(Enum):

@@ -30,7 +30,7 @@ PASSES = ("forward", "training")
 def agrees(lab: Any, name: str, pass_: str, changes: dict[str, Any], dtype: str = "bf16") -> None:
     """Agreement with the oracle, twice from one prepare: nothing that a call needs is used up by another."""
     problem = lab.problem(**{"dtype": dtype, "pass_": pass_} | changes)
-    assert lab.implementation(name).refuses(problem.case) is None
+    assert lab.implementation(name).unsupported_by(problem.case) is None
     forward = lab.implementation(name).prepare(problem.weights.layer)
     y = forward(problem.inputs.x, problem.inputs.routing)
     if y.requires_grad:
@@ -246,7 +246,7 @@ def test_sonicmoe_is_called_as_it_asks(lab: Any, sonicmoe: str, kind: str, pass_
 
 
 def test_sonicmoe_refuses(lab: Any, sonicmoe: str) -> None:
-    refuses = lab.implementation(sonicmoe).refuses
+    refuses = lab.implementation(sonicmoe).unsupported_by
     assert "silu only, not gelu" in refuses(lab.problem(activation="gelu").case)
     assert "for plain experts" in refuses(lab.problem(gated=False).case)
 
