@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.layer.balance import balance
-from harness.measure.contestant import ContractError
 from harness.measure.executions import execution_refuses, start_afresh
 from harness.measure.failures import Failure, explain, free_unused
 from harness.measure.gate import Examiner
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from harness.cases.case import Case
     from harness.layer.contract import Implementation
     from harness.layer.weights import Weights
-    from harness.measure.gate import Admission
     from harness.measure.surroundings import Surroundings
     from harness.records.record import Neighbours, Record
 
@@ -117,29 +115,13 @@ class Bout:
         if isinstance(known, Failure):
             result.fail(_of_the_oracle(known))
             return
-        admission = self._try(
-            result.name,
-            "gate",
-            lambda: self._examine(implementation),
-        )
+        note = functools.partial(around.note, result.name)
+        admission = self._try(result.name, "gate", lambda: self.examiner.admit(implementation, around.clock, note))
         if isinstance(admission, Failure):
             result.fail(admission)
             return
         result.admit(admission)
         around.measuring_ns += admission.first_call_ns
-
-    def _examine(self, implementation: Implementation) -> Admission:
-        """Have the gate look at it, and at what it leaves behind in the process."""
-        before = read_settings()
-        try:
-            note = functools.partial(self.around.note, implementation.name)
-            admission = self.examiner.admit(implementation, self.around.clock, note)
-        finally:
-            changed = restore_settings(before)
-        if changed:
-            said = f"changed {', '.join(changed)} for the whole process; it must be put back before a call returns"
-            raise ContractError(said)
-        return admission
 
     def _dismiss(self, results: list[Result]) -> None:
         """Let go who computes the layer right, but in a way whose time would mean nothing."""

@@ -9,8 +9,9 @@ import torch
 
 from harness.measure.agreement import judge
 from harness.measure.answers import Answers
-from harness.measure.contestant import Contestant, check_contract, check_own_memory
+from harness.measure.contestant import Contestant, ContractError, check_contract, check_own_memory
 from harness.measure.poison import poisoned
+from harness.measure.settings import read_settings, restore_settings
 from harness.measure.tampering import changed_inputs, changed_weights, fingerprint, overwrite, restore_weights
 from harness.records.record import Agreement
 
@@ -74,19 +75,26 @@ class Examiner:
 
         The first call is executed as the case says and judged whole. The second draw tells a remembered answer from a
         computed one, and runs on poisoned memory: eagerly, because a graph would keep the poison. Then the first draw
-        again, to see whether the answer is always the same.
+        again, to see whether the answer is always the same. Weights and settings of the process that are no longer what
+        they were are put back, for everybody else's sake.
 
         Raises
         ------
         DisagreementError, ContractError
             and whatever the implementation raises.
         """
+        settings = read_settings()
         try:
-            return self._examine(implementation, clock, note)
+            admission = self._examine(implementation, clock, note)
         finally:
-            if changed := self.changed_weights():
-                rule = f"the layer's weights were changed: {', '.join(changed)}"
+            changed = restore_settings(settings)
+            if weights := self.changed_weights():
+                rule = f"the layer's weights were changed: {', '.join(weights)}"
                 raise DisagreementError(Agreement(passed=False, rule=rule))
+        if changed:
+            said = f"changed {', '.join(changed)} for the whole process; it must be put back before a call returns"
+            raise ContractError(said)
+        return admission
 
     def _examine(self, implementation: Implementation, clock: Clock, note: Callable[[str], None]) -> Admission:
         note("prepare")
