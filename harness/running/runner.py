@@ -135,6 +135,13 @@ class Runner:
         if begun and last.impl not in names and last.stage != jobs.WEIGHTS_STAGE and len(names) > 1:
             # Somebody's after-effect: asked one by one, they show whose.
             return [*(msgspec.structs.replace(current, implementations=(name,)) for name in names), *chunk[1:]]
+        if begun and last.impl in names and len(names) > 1 and death.by == "itself" and last.stage.startswith("round"):
+            # It passed the gate, and a thread that another left behind may have ended the process: alone it shows.
+            rest = tuple(name for name in names if name != last.impl)
+            return [
+                *(msgspec.structs.replace(current, implementations=some) for some in ((last.impl,), rest)),
+                *chunk[1:],
+            ]
         charged = [last.impl] if begun and last.impl in names else names
         self._charge(current.case, charged, death)
         rest = tuple(name for name in names if name not in charged)

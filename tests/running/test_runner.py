@@ -157,6 +157,23 @@ def test_a_death_between_two_bouts_is_not_blamed_on_the_last_to_run(stage: Stage
     assert {record.status for record in found.values()} == {"ok"}
 
 
+ROUND = "self.note(case.case_id, name, 'round 3')"
+
+
+def test_who_falls_while_timed_is_asked_alone_first(stage: Stage, plans: Any) -> None:
+    found = stage.play([plans.planned(1, ABC), plans.planned(2, ABC)], during=f"if name == 'b': {ROUND}; os._exit(7)")
+    assert {name: found[1, name].status for name in "abc"} == {"a": "ok", "b": "crashed", "c": "ok"}
+    assert stage.said()[:3] == ["bout 1 a,b,c", "bout 1 b", "bout 1 a,c"]
+
+
+def test_a_thread_that_another_left_behind_does_not_cost_who_was_timed(stage: Stage, plans: Any) -> None:
+    """Beside a, b falls; alone it does not."""
+    beside = "'a' in [record.impl.name for record in records]"
+    found = stage.play([plans.planned(1, ABC)], during=f"if name == 'b' and {beside}: {ROUND}; os._exit(7)")
+    assert {record.status for record in found.values()} == {"ok"}
+    assert stage.said() == ["bout 1 a,b,c", "bout 1 b", "bout 1 a,c"]
+
+
 def test_an_after_effect_is_charged_to_who_causes_it(stage: Stage, plans: Any) -> None:
     """Memory that b corrupts brings the worker down when the harness itself runs next."""
     script = "if name == 'b': self.note(case.case_id, '', 'oracle'); os.abort()"
