@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from impls.fused.configuration import LAUNCH
+from impls.fused.configuration import LAUNCH, block_for, blocks_of
 from impls.fused.dot import narrow
 
 BLOCK_SLOTS, BLOCK_COLUMNS = (2, 16), 512
@@ -24,9 +24,9 @@ def combine(rows: Tensor, places: Tensor, weights: Tensor | None, dtype: torch.d
     tokens, top_k = places.shape
     columns = rows.shape[1]
     y = torch.empty((tokens, columns), dtype=dtype, device=rows.device)
-    block = min(BLOCK_COLUMNS, triton.next_power_of_2(columns))
+    block = min(BLOCK_COLUMNS, block_for(columns))
     if tokens:
-        combine_kernel[(tokens, triton.cdiv(columns, block))](
+        combine_kernel[(tokens, blocks_of(columns, block))](
             rows,
             places,
             weights,

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from impls.fused.combine import combine
-from impls.fused.configuration import LEAST_BLOCK
+from impls.fused.configuration import block_for, blocks_of
 from impls.fused.dot import narrow
 from impls.fused.operands import along_rows
 from impls.fused.projection import activate, project
@@ -47,7 +47,7 @@ def _project(
     experts, width, length = weight.shape
     columns = out.shape[-1]
     by_expert = experts <= tokens * top_k
-    decode_kernel[(triton.cdiv(columns, tiles.block_n), experts if by_expert else tokens * top_k)](
+    decode_kernel[(blocks_of(columns, tiles.block_n), experts if by_expert else tokens * top_k)](
         rows,
         along_rows(weight, tiles, parts=width // columns),
         bias,
@@ -63,7 +63,7 @@ def _project(
         BY_SLOT=rows.ndim == 3,
         BY_EXPERT=by_expert,
         TMA=tiles.tma,
-        BLOCK_SLOTS=max(LEAST_BLOCK, triton.next_power_of_2(top_k)),  # expert choice's K changes: compile once
+        BLOCK_SLOTS=block_for(top_k),  # expert choice's K changes: compile once
         **tiles.launch(),
     )
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from impls.fused.configuration import blocks_of
 from impls.fused.dot import narrow
 from impls.fused.operands import across_rows
 from impls.fused.slopes import gated_value_and_slopes, value_and_slope
@@ -53,7 +54,7 @@ def grad_hidden(
 ) -> Hidden:
     """Back through the second product and the activation: dy (T, H), down (E, H, I), z (N, Z), weights (T, K)."""
     row_count, (_, hidden, expert_hidden) = len(z), down.shape
-    column_tiles = triton.cdiv(expert_hidden, tiles.block_n)
+    column_tiles = blocks_of(expert_hidden, tiles.block_n)
     made = Hidden(
         dz=torch.empty_like(z) if dz else None,
         weighted=z.new_empty(row_count, expert_hidden) if weighted else None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from impls.fused.configuration import LAUNCH
+from impls.fused.configuration import LAUNCH, blocks_of
 from impls.fused.dot import dot, narrow
 from impls.fused.tiling import GROUP, load_inside, swizzle
 
@@ -32,7 +32,7 @@ def grad_weight(left: Tensor, right: Tensor, placement: Placement, tiles: Tiles,
     """
     experts, p, q = len(placement.starts) - 1, left.shape[1], right.shape[1]
     gradient = left.new_empty(experts, p, q)
-    grad_weight_kernel[(experts * triton.cdiv(p, tiles.block_m) * triton.cdiv(q, tiles.block_n),)](
+    grad_weight_kernel[(experts * blocks_of(p, tiles.block_m) * blocks_of(q, tiles.block_n),)](
         left,
         right,
         placement.slots,
@@ -56,7 +56,7 @@ def grad_bias(values: Tensor, placement: Placement, weights: Tensor | None = Non
     """
     experts, columns = len(placement.starts) - 1, values.shape[1]
     gradient = values.new_empty(experts, columns)
-    grad_bias_kernel[(triton.cdiv(columns, BIAS_BLOCK), experts)](
+    grad_bias_kernel[(blocks_of(columns, BIAS_BLOCK), experts)](
         values,
         weights,
         placement.slots,

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from impls.fused.configuration import LAUNCH
+from impls.fused.configuration import LAUNCH, block_for, blocks_of
 
 if TYPE_CHECKING:
     from harness import Routing
@@ -84,12 +84,12 @@ def row_tiles(slots: int, experts: int, block_m: int) -> int:
 
 def _place_many(ids: Tensor, made: Placement, experts: int, block_m: int) -> None:
     count, tiles = ids.numel(), len(made.tile_experts)
-    chunks = triton.cdiv(count, CHUNK)
-    columns = triton.next_power_of_2(experts)
+    chunks = blocks_of(count, CHUNK)
+    columns = block_for(experts)
     sizes = {"CHUNK": CHUNK, "SUB": max(1, min(CHUNK, ONE_HOT // columns)), "COLUMNS": columns}
     before, totals = _int32(ids, chunks, experts), _int32(ids, experts)
     count_kernel[(chunks,)](ids, before, count, experts, **sizes, **LAUNCH)
-    scan_kernel[(triton.cdiv(experts, SCAN_EXPERTS),)](
+    scan_kernel[(blocks_of(experts, SCAN_EXPERTS),)](
         before, totals, chunks, experts, BLOCK_CHUNKS=SCAN_CHUNKS, BLOCK_EXPERTS=SCAN_EXPERTS, **LAUNCH
     )
     place_many_kernel[(chunks,)](ids, before, totals, *made, count, experts, tiles, BLOCK_M=block_m, **sizes, **LAUNCH)

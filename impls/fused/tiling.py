@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from impls.fused.configuration import MOST_WARPS
+from impls.fused.configuration import MOST_WARPS, blocks_of
 from impls.fused.dot import dot
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def grid(placement: Placement, columns: int, tiles: Tiles) -> tuple[int]:
     Of these there are as many as the device has room for at a time, as far as registers go.
     """
     if not tiles.persistent:
-        return (len(placement.tile_experts) * triton.cdiv(columns, tiles.block_n),)
+        return (len(placement.tile_experts) * blocks_of(columns, tiles.block_n),)
     if not placement.slots.is_cuda:
         return (INTERPRETED_PROGRAMS,)
     multiprocessors = torch.cuda.get_device_properties(placement.slots.device).multi_processor_count
