@@ -1,8 +1,16 @@
-"""Tests marked ``cuda`` skip themselves where there is no GPU. No test asserts on time, so one thread is enough."""
+"""Tests marked ``cuda`` skip themselves where there is no GPU. No test asserts on time, so one thread is enough.
+
+Property tests take the same examples every time; ``--hypothesis-profile random`` looks for new ones.
+"""
 
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("random", print_blob=True)
+settings.load_profile("same")  # the same examples every time: a test fails for its change, not by chance
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in workers
 os.environ["XDG_STATE_HOME"] = "/nonexistent/state"  # what the user's machine was calibrated to is no business of tests

@@ -129,10 +129,11 @@ class Lab:
             assert torch.isfinite(mine).all(), f"{name}: {key} is not finite"
             assert mine.shape == oracle[key].shape, f"{name}: {key} has shape {tuple(mine.shape)}"
             slack, floor = _limits(problem.case, key)
+            least = float(oracle["y"].norm()) if key == "weights" else 0.0  # products with dy, which may cancel
             for what, error in (("error", _relative), ("worst row", _worst_row)):
                 rows = 1 if what == "error" else 2
-                allowed = rows * slack * max(2 * error(reference[key], oracle[key]), rows * floor)
-                found = error(mine, oracle[key])
+                allowed = rows * slack * max(2 * error(reference[key], oracle[key], least), rows * floor)
+                found = error(mine, oracle[key], least)
                 assert found <= allowed, f"{name}: {key}: {what} {found:.3g} above {allowed:.3g}"
         return got
 
@@ -161,18 +162,18 @@ def _limits(case: Case, key: str) -> tuple[float, float]:
     return RELU_SLACK if case.shape.activation == "relu" else GRADIENT_SLACK, 2 * u
 
 
-def _relative(got: Tensor, truth: Tensor) -> float:
-    distance, size = float((got.double() - truth.double()).norm()), float(truth.double().norm())
+def _relative(got: Tensor, truth: Tensor, least: float) -> float:
+    distance, size = float((got.double() - truth.double()).norm()), max(float(truth.double().norm()), least)
     return distance / size if size else distance
 
 
-def _worst_row(got: Tensor, truth: Tensor) -> float:
+def _worst_row(got: Tensor, truth: Tensor, least: float) -> float:
     """Largest error of one row against the rows' root mean square, so that rows that cancel do not decide."""
     if not truth.numel():
         return 0.0
     errors = (got.double() - truth.double()).flatten(1).norm(dim=1)
     sizes = truth.double().flatten(1).norm(dim=1)
-    scale = torch.maximum(sizes, sizes.square().mean().sqrt())
+    scale = torch.maximum(sizes, sizes.square().mean().sqrt()).clamp(min=least / len(truth) ** 0.5)
     return float(torch.where(errors == 0, 0.0, errors / scale).max())
 
 
