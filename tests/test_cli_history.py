@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import cli
+from harness import cli, terminal
 from harness.cli.app import BAD_INPUT, DONE, NOTHING
 from harness.records.record import ImplInfo, Record
 from harness.records.store import RunInfo, RunStore
@@ -77,6 +77,15 @@ def test_a_table_the_steps_and_a_page(history: Any, folder: Path) -> None:
     assert out.splitlines()[-1] == f"History: {page}"
     assert page.exists()
     assert (page.parent / "history.png").stat().st_size > 5000
+
+
+def test_a_title_is_wider_than_its_table(history: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A narrow table does not break the name of its case into three lines."""
+    monkeypatch.setattr(terminal.out, "_width", 80)
+    _, out, _ = history("loop", "--impl", "loop")
+    title = next(line for line in out.splitlines() if " T=8 " in line)
+    assert title.endswith("; here, a")
+    assert len(title) > max(len(line) for line in out.splitlines() if line.startswith(" 2026-09-0"))
 
 
 def test_the_pages_are_no_runs(history: Any) -> None:

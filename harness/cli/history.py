@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from harness import terminal
 from harness.cli.app import NOTHING, Impl, Json, app, names, print_json
@@ -70,7 +71,7 @@ def history(
     page = write_history(asked, out or runs / "history" / f"{slug(words)[:LONGEST]}-{slug(metric)}")
     if not as_json:
         _show(asked)
-        terminal.out.print(f"History: {page}", soft_wrap=True, highlight=False)
+        terminal.out.print(f"History: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _show(history: History) -> None:
@@ -87,7 +88,9 @@ def _show(history: History) -> None:
         else:
             shown = series_table(panel, history.measure, without=("version", "software"))
         headers, rows = shown
-        terminal.out.print(terminal.table(panel.label, headers, [[one_line(cell) for cell in row] for row in rows]))
+        # A title of the table would be broken at the table's width.
+        terminal.out.print(f"\n[bold]{escape(panel.label)}[/bold]", highlight=False, soft_wrap=True)
+        terminal.out.print(terminal.table("", headers, [[one_line(cell) for cell in row] for row in rows]))
     lines = [*step_lines(history), *unmeasured_lines(history)]
     for line in lines[:SHOWN]:
         terminal.out.print(one_line(line), markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,11 @@
 """``moebench export csv``: a flat table for pandas, R or a spreadsheet. A row is a record.
 
 Columns are called what the record calls its figures, ``timing.median_ns`` or ``case.traffic.tokens``, with the units in
-the names. ``environment.`` is the machine, ``device.`` the one device the case ran on. Raw samples, histograms and logs
-stay in ``records.jsonl``.
+the names. ``environment.`` is the machine, ``device.`` the one device the case ran on. Every figure of a record has its
+column in every table, whether it was measured or not, so that tables can be put below one another. What a record keeps
+under names of its own (``environment.versions.``, ``environment.variables.``, ``agreement.tensors.``,
+``configuration.values.``) has columns as far as it occurs, and they come last in their part. Raw samples, histograms
+and logs stay in ``records.jsonl``.
 """
 
 from __future__ import annotations
@@ -11,25 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pandas as pd
+from msgspec import inspect
 
+from harness.records.environment import Device, Environment
 from harness.records.record import Record
-from harness.report.labels import run_labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from harness.records.environment import Environment
     from harness.records.store import Run
 
 ORDER = ("run", *Record.__struct_fields__, "environment", "device")
 """Which part of a record comes first."""
 
+LEFT_OUT = {"ceilings", "calibrations", "devices"}
+"""What was measured of a machine, and the devices that a case did not run on: they have reports of their own."""
+
 
 def table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return a row for every record of every run, in the order they were written.
 
-    A column is there when some record has the figure; where one does not, its cell is empty. ``run`` is the run's label
-    in reports. Pairs such as intervals become two columns, ``_low`` and ``_high``, words in a list one cell.
+    Where a record does not have a figure, its cell is empty. ``run`` is the name of the run's directory. Pairs such as
+    intervals become two columns, ``_low`` and ``_high``, words in a list one cell. ``timing.samples`` counts the
+    samples; ``memory.beside_weights_bytes`` is what ``compare`` and the report call memory beside the weights.
 
     Raises
     ------
@@ -37,14 +44,42 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
         when there is no record.
     """
     rows = [
-        {"run": label} | _flat(record) | _where(run.environment, record.case.device)
-        for run, label in zip(runs, run_labels(runs), strict=True)
+        {"run": run.path.resolve().name} | _flat(record) | _where(run.environment, record.case.device)
+        for run in runs
         for record in run.records
     ]
     if not rows:
         raise ValueError("RUN: none of them holds a record")
-    found = pd.DataFrame(rows).convert_dtypes()  # whole numbers stay whole where some are missing
-    return found[sorted(found.columns, key=lambda name: ORDER.index(str(name).partition(".")[0]))]
+    names = dict.fromkeys([*columns(), *(name for row in rows for name in row)])
+    ordered = sorted(names, key=lambda name: ORDER.index(name.partition(".")[0]))
+    return pd.DataFrame(rows, columns=ordered).convert_dtypes()  # whole numbers stay whole where some are missing
+
+
+def columns() -> list[str]:
+    """Columns that every table has."""
+    record = [name for name in _named("", Record) if name != "log_tail"]
+    machine = [name for name in _named("environment.", Environment) if name.split(".")[1] not in LEFT_OUT]
+    return ["run", *record, "timing.samples", "memory.beside_weights_bytes", *machine, *_named("device.", Device)]
+
+
+def _named(path: str, struct: type[msgspec.Struct]) -> Iterator[str]:
+    """Walk the parts that a struct is declared to have, as ``_leaves`` walks a record's."""
+    found = inspect.type_info(struct)
+    assert isinstance(found, inspect.StructType)
+    for field in found.fields:
+        kinds = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
+        (kind, *_) = [one for one in kinds if not isinstance(one, inspect.NoneType)]
+        name = path + field.encode_name
+        if isinstance(kind, inspect.StructType):
+            yield from _named(f"{name}.", kind.cls)
+        elif isinstance(kind, inspect.TupleType):
+            yield from (f"{name}_low", f"{name}_high")
+        elif not isinstance(kind, inspect.DictType | inspect.ListType) or _of_words(kind):
+            yield name
+
+
+def _of_words(kind: inspect.Type) -> bool:
+    return isinstance(kind, inspect.ListType) and isinstance(kind.item_type, inspect.StrType)
 
 
 def _flat(record: Record) -> dict[str, Any]:
@@ -52,6 +87,8 @@ def _flat(record: Record) -> dict[str, Any]:
     del row["log_tail"]
     if record.timing:
         row["timing.samples"] = len(record.timing.samples_ns)
+    if record.memory and record.memory.beside_weights_bytes is not None:
+        row["memory.beside_weights_bytes"] = record.memory.beside_weights_bytes
     return row
 
 

@@ -81,7 +81,7 @@ def machine_differences(base: Environment, new: Environment, device: str, new_de
 
 
 def boards_differ(base: Environment, new: Environment, device: str) -> str:
-    """Say that two GPUs are of one model but not the same one: times may be compared through a control, joules not."""
+    """Say that two GPUs are of one model but not the same one: times compare through a yardstick, joules do not."""
     uuids = [one.devices[device].uuid if device in one.devices else None for one in (base, new)]
     return _differs("board", *uuids) if all(uuids) else ""
 

@@ -272,7 +272,7 @@ def _mean_of(values: Sequence[float] | NDArray[np.float64], rounds: int, process
 
 
 def difference(base: Estimate, new: Estimate) -> Estimate:
-    """Estimate how much more ``new`` is above its control than ``base`` above its own: two bouts, nothing shared."""
+    """Estimate how much more ``new`` is above its yardstick than ``base`` above its own: two bouts, nothing shared."""
     return _Difference(min(base.rounds, new.rounds), min(base.processes, new.processes), base, new)
 
 

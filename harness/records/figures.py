@@ -15,8 +15,9 @@ from harness.records.metrics import METRICS, why_absent
 if TYPE_CHECKING:
     from harness.records.record import Record
 
-CONTROL = "relative"
-"""The measure that a machine's drift between runs leaves alone: time over that of the bout's control implementation."""
+RELATIVE = "relative"
+"""The measure that a machine's drift between runs leaves alone: time over that of the bout's yardstick, which is the
+implementation that was entered a second time, as the A/A control."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ MEASURES = {
     for measure in (
         Measure("time", "time of one call", "ns", "slower", "faster"),
         Measure("tokens_per_second", "tokens per second", "tokens/s", "more tokens/s", "fewer tokens/s", False),
-        Measure("memory", "peak memory of one call", "bytes", "more memory", "less memory"),
+        Measure("memory", "memory of one call beside the weights", "bytes", "more memory", "less memory"),
         Measure("energy", "energy of one token", "J/token", "more energy", "less energy"),
-        Measure(CONTROL, "time over the control's", "x", "slower", "faster"),
+        Measure(RELATIVE, "time over the yardstick's", "x", "slower", "faster"),
     )
 }
 
@@ -66,12 +67,12 @@ def measure_named(name: str) -> Measure:
     return MEASURES[name]
 
 
-def figure_of(record: Record, name: str, control: Record | None) -> Figure:
-    """Read a measure from a record; ``control`` is the control's record of the same bout, None when it has none."""
+def figure_of(record: Record, name: str, yardstick: Record | None) -> Figure:
+    """Read a measure from a record; ``yardstick`` is the record of its bout's yardstick, None when it has none."""
     if record.status != "ok":
         return Figure(reason=record.reason)
-    if name == CONTROL:
-        return _relative(record, control)
+    if name == RELATIVE:
+        return _relative(record, yardstick)
     value = METRICS[name].value(record)
     if value is None or not (math.isfinite(value) and value > 0):
         return Figure(reason=why_absent(record, name))
@@ -90,16 +91,16 @@ def _interval(record: Record, name: str) -> tuple[float, float] | None:
     return tokens / interval[1] * 1e9, tokens / interval[0] * 1e9
 
 
-def _relative(record: Record, control: Record | None) -> Figure:
-    """Median over rounds of the time over the control's in the same round, with the interval of that median."""
-    if record.timing is None or control is None or control.timing is None:
-        return Figure(reason="its bout has no control that was timed")
-    if control.impl.name == record.impl.name:
-        return Figure(reason="it is the control itself")
-    own, its = samples_of(record.timing), samples_of(control.timing)
+def _relative(record: Record, yardstick: Record | None) -> Figure:
+    """Median over rounds of the time over the yardstick's in the same round, with the interval of that median."""
+    if record.timing is None or yardstick is None or yardstick.timing is None:
+        return Figure(reason="its bout has no yardstick: nobody was timed twice")
+    if yardstick.impl.name == record.impl.name:
+        return Figure(reason="it is the yardstick itself")
+    own, its = samples_of(record.timing), samples_of(yardstick.timing)
     ratios = [own[place] / its[place] for place in own.keys() & its.keys() if its[place] > 0]
     if not ratios or not 0 < median(ratios) < math.inf:
-        return Figure(reason="no round timed both it and the control")
+        return Figure(reason="no round timed both it and the yardstick")
     low, high = stats.time_interval(ratios) or (None, None)
     return Figure(median(ratios), low, high, noise=_noise(record))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.records.figures import CONTROL, figure_of
+from harness.records.figures import RELATIVE, figure_of
 from harness.records.steps import Steps, find_steps
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Key:
-    """What a series is. ``control`` is what a relative time is relative to; empty for other measures."""
+    """What a series is. ``yardstick`` is what a relative time is relative to; empty for other measures."""
 
     case_id: str
     impl: str
     version: str
     machine: Machine
-    control: str = ""
+    yardstick: str = ""
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -69,7 +69,7 @@ class Point:
     """One record of a series. ``value`` is None when there is none; ``gap`` then says why, in a word and a sentence.
 
     ``noise`` is the log-ratio that the same code showed against itself in that bout; ``relative`` the time over that of
-    the bout's control, whatever the measure of the series is.
+    the bout's ``yardstick``, whatever the measure of the series is: a name, since runs need not share one.
     """
 
     run: str
@@ -82,6 +82,7 @@ class Point:
     high: float | None = None
     noise: float | None = None
     relative: float | None = None
+    yardstick: str = ""
     gap: str = ""
     reason: str = ""
 
@@ -111,17 +112,17 @@ def collect(runs: Sequence[DatedRun], measure: Measure, wanted: Callable[[Record
     points: dict[Key, list[Point]] = {}
     newest: dict[Key, Record] = {}
     seen: set[tuple[str, ...]] = set()
-    last_control: dict[Key, str] = {}
+    last_yardstick: dict[Key, str] = {}
     for run in runs:
-        controls = {(r.bout, r.case_id): r for r in run.run.records if _is_control(r)}
+        yardsticks = {(r.bout, r.case_id): r for r in run.run.records if _is_yardstick(r)}
         for record in run.run.records:
             identity = _identity(record, run)
             if not wanted(record) or identity in seen:
                 continue
             seen.add(identity)
-            control = controls.get((record.bout, record.case_id))
-            key = _key(record, run, control if measure.name == CONTROL else None, last_control)
-            points.setdefault(key, []).append(_point(record, run, measure, control))
+            yardstick = yardsticks.get((record.bout, record.case_id))
+            key = _key(record, run, yardstick if measure.name == RELATIVE else None, last_yardstick)
+            points.setdefault(key, []).append(_point(record, run, measure, yardstick))
             newest[key] = record
     series = [_series(key, found, newest[key], measure, _change(key, points)) for key, found in points.items()]
     return sorted(series, key=lambda one: (-one.points[-1].date.timestamp(), -len(one.points), one.label, one.key.impl))
@@ -152,7 +153,7 @@ def what_there_is(runs: Sequence[DatedRun], cases: int = 3) -> str:
     return f"there are the implementations {names}, and the cases {some}{more}"
 
 
-def _is_control(record: Record) -> bool:
+def _is_yardstick(record: Record) -> bool:
     return record.status == "ok" and record.timing is not None and record.timing.control_ns is not None
 
 
@@ -162,18 +163,18 @@ def _identity(record: Record, run: DatedRun) -> tuple[str, ...]:
     return (record.bout, record.case_id, record.impl.name, *taken)
 
 
-def _key(record: Record, run: DatedRun, control: Record | None, last_control: dict[Key, str]) -> Key:
-    """Key of a record. One whose bout died with its control is a gap in the series that was going on."""
+def _key(record: Record, run: DatedRun, yardstick: Record | None, last_yardstick: dict[Key, str]) -> Key:
+    """Key of a record. One whose bout died with its yardstick is a gap in the series that was going on."""
     machine = Machine.of(run.run.environment, record.case.device)
     bare = Key(record.case_id, record.impl.name, record.impl.version, machine)
-    if control is not None:
-        last_control[bare] = f"{control.impl.name} version {control.impl.version}"
-    return Key(bare.case_id, bare.impl, bare.version, machine, last_control.get(bare, ""))
+    if yardstick is not None:
+        last_yardstick[bare] = f"{yardstick.impl.name} version {yardstick.impl.version}"
+    return Key(bare.case_id, bare.impl, bare.version, machine, last_yardstick.get(bare, ""))
 
 
-def _point(record: Record, run: DatedRun, measure: Measure, control: Record | None) -> Point:
-    figure = figure_of(record, measure.name, control)
-    relative = figure_of(record, CONTROL, control)
+def _point(record: Record, run: DatedRun, measure: Measure, yardstick: Record | None) -> Point:
+    figure = figure_of(record, measure.name, yardstick)
+    relative = figure_of(record, RELATIVE, yardstick)
     return Point(
         run=run.name,
         date=run.date,
@@ -185,6 +186,7 @@ def _point(record: Record, run: DatedRun, measure: Measure, control: Record | No
         high=figure.high,
         noise=figure.noise,
         relative=relative.value,
+        yardstick=yardstick.impl.name if yardstick and relative.value is not None else "",
         gap="" if figure.value is not None else record.status if record.status != "ok" else "no figure",
         reason=figure.reason,
     )
@@ -217,6 +219,6 @@ def _change(key: Key, points: dict[Key, list[Point]]) -> tuple[str, ...]:
         "driver": (last.machine.driver, key.machine.driver),
         "torch": (last.machine.torch, key.machine.torch),
         "threads": (last.machine.threads, key.machine.threads),
-        "control": (last.control, key.control),
+        "yardstick": (last.yardstick, key.yardstick),
     }
     return tuple(f"{name} {a or '?'} → {b or '?'}" for name, (a, b) in pairs.items() if a != b)

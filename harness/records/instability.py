@@ -18,7 +18,7 @@ WIDE = 0.05
 
 def instability(record: Record, side: str = "") -> list[str]:
     """Say what disturbed a record, each with what to do; empty for a quiet one. ``side`` names it among two."""
-    found = [*_from_samples(record), *_from_flags(record), *_from_neighbours(record.neighbours)]
+    found = [*_from_samples(record), *_from_flags(record), *disturbance(record.neighbours)]
     return [f"{side}: {text}" if side else text for text in found]
 
 
@@ -49,7 +49,8 @@ def _from_flags(record: Record) -> list[str]:
     return found
 
 
-def _from_neighbours(neighbours: Neighbours | None) -> list[str]:
+def disturbance(neighbours: Neighbours | None) -> list[str]:
+    """Say who else was at work while a record was taken, each with what to do."""
     if neighbours is None:
         return []
     found = []

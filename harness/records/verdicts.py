@@ -104,10 +104,17 @@ def judge(estimate: Estimate | None, delta: float, scatter: Scatter | None = Non
         return Verdict("FASTER", counts, p)
     if -delta <= estimate.low and estimate.high <= delta < math.inf:
         return Verdict("SAME", counts, p)
-    why = "the interval reaches over the difference that counts; measure longer"
+    return Verdict("AMBIGUOUS", counts, p, _undecided(estimate, delta, scatter))
+
+
+def _undecided(estimate: Estimate, delta: float, scatter: Scatter | None) -> str:
+    """Say which of the two limits kept an estimate from a verdict: ``delta`` or what the same differs by."""
     if scatter and max(estimate.low, -estimate.high) > delta:
-        why = f"a difference, but no larger than identical code shows; {scatter.remedy}"
-    return Verdict("AMBIGUOUS", counts, p, why)
+        return f"a difference, but not surely larger than identical code shows; {scatter.remedy}"
+    if scatter and delta < max(estimate.high, -estimate.low) <= scatter.floor:
+        same = "the interval reaches over the threshold, or the noise of its bout, so not the SAME"
+        return f"{same}; nor beyond what identical code shows, so no difference; {scatter.remedy}"
+    return "the interval reaches over the difference that counts; measure longer"
 
 
 def hold(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -54,20 +54,19 @@ def winners_table(contrast: Contrast, runs: int) -> Markdown:
     axis = Axis.of(contrast.any_group, runs)
     rows = []
     for match in contrast.matches:
-        unit = units.shared_unit(o.best.median_ns for o in match.outcomes.values() if o.best)
-        cells = [_winner(match, name, unit) for name in contrast.executions]
+        cells = [_winner(match, name) for name in contrast.executions]
         rows.append([*axis.cells(match.any_outcome), *cells, _order(match)])
     return markdown_table([*axis.headers, *contrast.executions, f"order against {contrast.executions[0]}"], rows)
 
 
-def _winner(match: Match, execution: str, unit: tuple[float, str]) -> str:
+def _winner(match: Match, execution: str) -> str:
     outcome: Outcome | None = match.outcomes.get(execution)
     if outcome is None:
         return units.ABSENT
     if outcome.best is None:
         return ", ".join(outcome.statuses)
     margin = outcome.standing.margin
-    words = [" ≈ ".join(outcome.standing.winners), units.time(outcome.best.median_ns, unit)]
+    words = [" ≈ ".join(outcome.standing.winners), units.time(outcome.best.median_ns)]
     text = f"{words[0]} {words[1]}" + (f", {units.ratio(margin)}" if margin else "")
     return bold(text) if execution in match.fastest else text
 
@@ -111,13 +110,12 @@ def times_table(contrast: Contrast, runs: int) -> Markdown:
 def _times(found: Sequence[Row | None]) -> list[str]:
     """Write the time under every execution, those after the first with how many times the first's they are."""
     first = found[0]
-    unit = units.shared_unit(row.median_ns for row in found if row)
     cells = []
     for row in found:
         if row is None or row.status != "ok":
             cells.append(escape(row.status) if row else units.ABSENT)
             continue
-        text = units.time(row.median_ns, unit)
+        text = units.time(row.median_ns)
         if row is not first and first is not None and first.status == "ok":
             text += f" ({units.ratio(row.median_ns / first.median_ns)})"
         cells.append(text)

@@ -63,6 +63,7 @@ class Row(NamedTuple):
     prepared_bytes: float = math.nan
     workspace_bytes: float = math.nan
     saved_bytes: float = math.nan
+    beside_weights_bytes: float = math.nan
     memory_reason: str = ""
     joules_per_token: float = math.nan
     energy_status: str = ""
@@ -157,7 +158,7 @@ def _memory_and_energy(record: Record) -> dict[str, Any]:
     memory, energy = record.memory, record.energy
     figures: dict[str, Any] = {}
     if memory is not None and memory.status == "ok":
-        names = ("weights_bytes", "prepared_bytes", "workspace_bytes", "saved_bytes")
+        names = ("weights_bytes", "prepared_bytes", "workspace_bytes", "saved_bytes", "beside_weights_bytes")
         figures |= {name: _number(getattr(memory, name)) for name in names}
     elif memory is not None:
         figures["memory_reason"] = memory.reason

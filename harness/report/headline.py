@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
@@ -26,10 +27,12 @@ def overall(groups: Sequence[Group], runs: int) -> Markdown:
     for outcome in found:
         if outcome.standing.winner:
             wins[outcome.standing.winner] += 1
-    shared = sum(len(outcome.standing.winners) > 1 for outcome in found)
+    unclear = sum(_unclear(outcome) for outcome in found)
+    shared = sum(len(outcome.standing.winners) > 1 for outcome in found) - unclear
     nobody = sum(not outcome.standing.winners for outcome in found)
     parts = [f"{code(name)} alone is fastest in {count}" for name, count in sorted(wins.items(), key=lambda i: -i[1])]
     parts += [f"{shared} {'is a tie' if shared == 1 else 'are ties'}"] if shared else []
+    parts += [f"in {unclear} the fastest cannot be told apart"] if unclear else []
     parts += [f"in {nobody} nothing could be ranked"] if nobody else []
     where = f"{units.plural(len(found), 'case')} in {units.plural(len(groups), 'group')}"
     where += f", from {runs} runs" if runs > 1 else ""
@@ -48,9 +51,11 @@ def who_wins(group: Group, run: str) -> Markdown:
     by_winner: defaultdict[str, list[Outcome]] = defaultdict(list)
     for outcome in ranked:
         by_winner[outcome.standing.winner or ""].append(outcome)
-    ties = by_winner.pop("", [])
+    shared = by_winner.pop("", [])
+    ties, unclear = [o for o in shared if not _unclear(o)], [o for o in shared if _unclear(o)]
     clauses = [_win(name, by_winner[name], ranked) for name in sorted(by_winner, key=lambda n: (-len(by_winner[n]), n))]
-    clauses += [_tie(ties, ranked)] if ties else []
+    clauses += [_tie(ties, ranked, "tie")] if ties else []
+    clauses += [_tie(unclear, ranked, "cannot be told apart") + _why_unclear(unclear)] if unclear else []
     left = len(found) - len(ranked)
     clauses += [f"in {units.plural(left, 'case')} nothing could be ranked"] if left else []
     return Markdown("; ".join(clauses) + "." + _beside(ranked))
@@ -66,14 +71,28 @@ def _win(name: str, cases: list[Outcome], ranked: list[Outcome]) -> str:
     return f"{code(name)} is fastest in {_where(cases, ranked)}, by {lead} over the next{middle}"
 
 
-def _tie(cases: list[Outcome], ranked: list[Outcome]) -> str:
-    """Where there is no single winner, and who shares the win how often."""
+def _tie(cases: list[Outcome], ranked: list[Outcome], what: str) -> str:
+    """Where there is no single winner, and who shares the win how often; ``what`` they do then."""
     times = Counter(name for case in cases for name in case.standing.winners)
     names = sorted(times, key=lambda name: (-times[name], name))
     if set(times.values()) == {len(cases)}:
-        return f"{_listed([code(name) for name in names])} tie in {_where(cases, ranked)}"
+        return f"{_listed([code(name) for name in names])} {what} in {_where(cases, ranked)}"
     shared = _listed([f"{code(name)} in {times[name]}" for name in names])
-    return f"there are ties in {_where(cases, ranked)}, shared by {shared}"
+    head = "there are ties" if what == "tie" else f"the fastest {what}"
+    return f"{head} in {_where(cases, ranked)}, shared by {shared}"
+
+
+def _unclear(outcome: Outcome) -> bool:
+    """Whether a win is shared only because too little is known: that is no tie."""
+    return outcome.standing.few or outcome.standing.noisy
+
+
+def _why_unclear(cases: list[Outcome]) -> str:
+    few = [case.standing.rounds for case in cases if case.standing.few]
+    noisy = [math.expm1(case.standing.noise_floor) for case in cases if case.standing.noisy]
+    why = [f"{units.spread(few)} {'round' if max(few) == 1 else 'rounds'}, too few for a verdict"] if few else []
+    why += [f"a noise floor of {units.span(units.share(min(noisy)), units.share(max(noisy)))}"] if noisy else []
+    return f", with {' and '.join(why)}"
 
 
 def _listed(words: list[str]) -> str:

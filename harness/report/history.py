@@ -30,8 +30,9 @@ METHOD = (
     "run to run, what the same code showed against itself, and the intervals; a step that stands on the newest run "
     "alone must exceed them by half as much again, and a single odd run inside a series is no step. asv takes slow "
     "drift for noise and wants a step of several times the scatter, so no step is no proof of no change. Below "
-    f"{ENOUGH} points nothing is claimed. 'Over control' is the median over rounds of the time over that of the "
-    "implementation that took part twice in the same bout: whatever slowed the whole machine cancels."
+    f"{ENOUGH} points nothing is claimed. 'Over yardstick' is the median over rounds of the time over that of "
+    "the implementation that took part twice in the same bout, which is named beside it: whatever slowed the whole "
+    "machine cancels. Only times over the same yardstick compare; `--metric relative` starts a new series with another."
 )
 
 
@@ -142,8 +143,8 @@ def _blocks(history: History, panels: Sequence[Panel]) -> Iterator[str]:
     yield "\n".join(f"- {escape(line)}" for line in step_lines(history))
     yield f"![How did it change from run to run?]({PICTURE})"
     yield plot.READING
-    if len(panels) > plot.MOST:
-        yield f"The picture shows {plot.MOST} of {len(panels)} panels; the tables below hold all."
+    if left_out := plot.left_out(panels):
+        yield f"The picture shows {left_out}; the tables below hold all."
     unmeasured = unmeasured_lines(history)
     if unmeasured:
         yield "## Without a figure"

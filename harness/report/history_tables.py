@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.report import units
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
 Table = tuple[list[str], list[list[str]]]
 """Headers and rows."""
 
-SERIES_HEADERS = ("implementation", "version", "software", "points", "newest", "over control", "last measured", "steps")
-POINT_HEADERS = ("day", "commit", "run", "implementation", "value", "95 % interval", "over control", "note")
+SERIES_HEADERS = (
+    "implementation",
+    "version",
+    "software",
+    "points",
+    "newest",
+    "over yardstick",
+    "last measured",
+    "steps",
+)
+POINT_HEADERS = ("day", "commit", "run", "implementation", "value", "95 % interval", "over yardstick", "note")
 
 
 def series_table(panel: Panel, measure: Measure, without: Sequence[str] = ()) -> Table:
@@ -36,7 +46,7 @@ def _series_row(series: Series, measure: Measure) -> list[str]:
         _software(series),
         f"{len(series.measured)}" + (f" and {units.plural(gaps, 'gap')}" if gaps else ""),
         formatter(measure)(newest.value),
-        units.ratio(newest.relative),
+        relative(newest),
         f"{newest.date:%Y-%m-%d}" + _now(series),
         _steps_cell(series),
     ]
@@ -55,7 +65,7 @@ def point_table(panel: Panel, measure: Measure) -> Table:
             series.key.impl,
             form(point.value) if point.value is not None else point.gap,
             units.ABSENT if point.low is None else units.span(form(point.low), form(point.high)),
-            units.ratio(point.relative),
+            relative(point),
             _note(series, point),
         ]
         for point, series in pairs
@@ -66,14 +76,14 @@ def point_table(panel: Panel, measure: Measure) -> Table:
 def run_table(panel: Panel, measure: Measure) -> Table:
     """Headers and rows of the narrow table of one panel: a row a run, a column an implementation.
 
-    A cell holds the value, and in brackets the time over the control's where that says more than the value.
+    A cell holds the value, and in brackets the time over the yardstick's where that says more than the value.
     """
     form = formatter(measure)
     impls = list(dict.fromkeys(series.key.impl for series in panel.series))
     cells: dict[tuple[str, str], str] = {}
     for series in panel.series:
         for point in series.points:
-            beside = f" ({units.ratio(point.relative)})" if point.relative and measure.name == "time" else ""
+            beside = f" ({relative(point)})" if point.relative and measure.name == "time" else ""
             text = form(point.value) + beside if point.value is not None else point.gap
             cells[point.run, series.key.impl] = text
     rows = [
@@ -83,16 +93,14 @@ def run_table(panel: Panel, measure: Measure) -> Table:
     return ["day", "commit", *map(one_line, impls)], rows
 
 
+def relative(point: Point) -> str:
+    """Write the time over that of the bout's yardstick, and whose that was: ``3.16x dense``."""
+    return units.ABSENT if point.relative is None else f"{units.ratio(point.relative)} {one_line(point.yardstick)}"
+
+
 def formatter(measure: Measure) -> Callable[[float | None], str]:
     """How a value of a measure is written."""
-    forms: dict[str, Callable[[float | None], str]] = {
-        "ns": units.time,
-        "tokens/s": lambda value: f"{units.large(value)} tokens/s",
-        "bytes": units.size,
-        "J/token": lambda value: units.small(value, "J"),
-        "x": units.ratio,
-    }
-    return forms[measure.unit]
+    return partial(units.figure, unit=measure.unit)
 
 
 def _kept(headers: Sequence[str], rows: Sequence[Sequence[str]], without: Sequence[str] = ()) -> Table:
@@ -106,7 +114,7 @@ def _software(series: Series) -> str:
     machine = series.key.machine
     parts = [f"{name} {value}" for name, value in (("torch", machine.torch), ("driver", machine.driver)) if value]
     parts += [f"{machine.threads} threads"] if machine.threads else []
-    parts += [f"over {series.key.control}"] if series.key.control else []
+    parts += [f"over {series.key.yardstick}"] if series.key.yardstick else []
     return ", ".join(parts)
 
 

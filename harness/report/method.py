@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from harness.records.instability import disturbance, instability
 from harness.report import units
+from harness.report.escape import Markdown, escape
 from harness.report.machines import by_run
+from harness.report.notes import ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from harness.records.record import Record, Timing
     from harness.records.store import Run
-    from harness.report.escape import Markdown
+
+FLAGS = {
+    "drift": "the last third of the samples was more than 5 % faster or slower than the first third",
+    "warm-up did not settle": "calls were still getting faster when the rounds began",
+    "throttled": "the GPU lowered its clock against heat or for want of power",
+    "above measured ceiling": "faster than the measured ceilings allow, by less than what makes it `impossible`",
+    "trace repeated": "the trace has fewer tokens than the case, so they were repeated",
+}
+"""The flags of a record, and what each says."""
 
 
 def method_table(runs: Sequence[Run]) -> Markdown:
@@ -66,7 +77,30 @@ def _checked(records: Sequence[Record]) -> dict[str, str]:
         "energy": _energy(records),
         **_configurations(records),
         "flags": count(flag for record in records for flag in record.flags) or "none",
+        "not quiet": _unquiet(records),
     }
+
+
+def _unquiet(records: Sequence[Record]) -> str:
+    """Say what disturbed the records, how many, and what to do."""
+    found = [notes for record in records if (notes := instability(record))]
+    timed = sum(record.timing is not None for record in records)
+    told = "; ".join(f"{text} ({times})" for text, times in ranges(note for notes in found for note in notes))
+    return f"{len(found)} of {units.plural(timed, 'timed record')}: {told}" if found else ""
+
+
+def neighbours(runs: Sequence[Run]) -> Markdown:
+    """One sentence on who else was at work while the records were taken; empty where nobody was seen."""
+    records = [record for run in runs for record in run.records if record.timing is not None]
+    found = [notes for record in records if (notes := disturbance(record.neighbours))]
+    if not found:
+        return Markdown("")
+    who = (note.partition(": ")[0] for notes in found for note in notes)
+    told = "; ".join(f"{text} ({times})" for text, times in ranges(who))
+    return escape(
+        f"Not quiet: while {len(found)} of {units.plural(len(records), 'timed record')} were taken, {told}. "
+        "Measure again in quiet before believing who is fastest."
+    )
 
 
 def _configurations(records: Sequence[Record]) -> dict[str, str]:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from harness.report import execution_tables, headline, tables
+from harness.records.estimates import MIN_ROUNDS
+from harness.report import execution_tables, headline, method, tables, units
 from harness.report.escape import Markdown, code, escape, fenced
 from harness.report.executions import Contrast, contrasts
 from harness.report.frame import frame, rows_of
 from harness.report.gallery import Gallery
 from harness.report.groups import Group, groups
 from harness.report.machines import ceilings_table, machines_table
-from harness.report.method import method_table
 from harness.report.plots import PLOTS, executions, sweep
 from harness.report.published import published_table
+from harness.report.ranking import MOST_NOISE
 from harness.report.style import in_style, look_up
 from harness.report.summary import summary_tables
 from harness.report.sweeps import Sweep, sweeps
@@ -100,6 +101,7 @@ def _page(runs: Sequence[Run], gallery: Gallery) -> str:
         machine_count=len(runs),
         overall=headline.overall(found, len(runs)),
         agreement=headline.agreement(table),
+        neighbours=method.neighbours(runs),
         headlines=[_headline(group) for group in found],
         failures=headline.failures_table(table, len(runs)),
         machines=machines_table(runs),
@@ -107,12 +109,15 @@ def _page(runs: Sequence[Run], gallery: Gallery) -> str:
         wins=tables.WINS,
         shares=tables.SHARES,
         apart=tables.APART,
+        few_rounds=MIN_ROUNDS,
+        most_noise=units.share(MOST_NOISE),
         sweeps=over,
         contrasts=beside,
         executions_read=execution_tables.READING,
         sections=sections,
         published=published_table(runs),
-        method=method_table(runs),
+        flags=method.FLAGS,
+        method=method.method_table(runs),
         logs=list(_logs(table)),
     )
 

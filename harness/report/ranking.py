@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.records.estimates import log_ratios, paired
+from harness.records.estimates import MIN_ROUNDS, log_ratios, paired
 from harness.records.verdicts import judge
 from harness.report.frame import rows_of
 
@@ -23,6 +23,9 @@ MIN_DIFFERENCE = 0.005
 
 MIN_SAMPLES = 3
 """With fewer samples there is next to no interval, and nothing can be told apart."""
+
+MOST_NOISE = 0.10
+"""From this share on that identical code differs by in a bout, a shared win says nothing about speed."""
 
 BASELINE = "dense"
 """The family shown as the cost of sparsity and never ranked."""
@@ -45,12 +48,25 @@ class Standing:
     """Outcome of one case. ``winners`` are the fastest and all tied with it, fastest first; empty if none was ranked.
 
     ``margin`` is how many times longer the fastest of the others took; None without a single winner or without others.
-    ``ranked`` are all that took part.
+    ``ranked`` are all that took part. ``rounds`` is the fewest that any winner was timed in; ``noise_floor`` the
+    log-ratio that times had to differ by.
     """
 
     winners: tuple[str, ...]
     ranked: tuple[str, ...]
     margin: float | None = None
+    rounds: int = 0
+    noise_floor: float = 0.0
+
+    @property
+    def few(self) -> bool:
+        """Whether a win is shared for want of rounds."""
+        return len(self.winners) > 1 and self.rounds < MIN_ROUNDS
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a win is shared where even identical code differed by much."""
+        return len(self.winners) > 1 and self.noise_floor > math.log1p(MOST_NOISE)
 
     @property
     def winner(self) -> str | None:
@@ -86,7 +102,8 @@ def standing(contenders: Iterable[Contender], noise_floor: float) -> Standing:
     winners = [best, *(other for other in order[1:] if tied(best, other, noise_floor))]
     beaten = [other for other in order if other not in winners]
     margin = beaten[0].median_ns / best.median_ns if beaten and len(winners) == 1 else None
-    return Standing(tuple(c.name for c in winners), tuple(c.name for c in order), margin)
+    rounds = min(len(winner.samples) for winner in winners)
+    return Standing(tuple(c.name for c in winners), tuple(c.name for c in order), margin, rounds, noise_floor)
 
 
 def rankable(table: pd.DataFrame) -> pd.Series[bool]:

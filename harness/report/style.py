@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from harness.cases.traffic import TRAFFIC_KINDS
 from harness.report import units
 
 if TYPE_CHECKING:
@@ -35,12 +36,26 @@ FAMILY_COLOURS: dict[str, str] = {
 """Okabe and Ito's palette, which stays distinct under colour blindness, with the yellow darkened to show on white. The
 order is that of legends and columns."""
 
+TRAFFIC_COLOURS: dict[str, str] = {
+    "uniform": "#555555",
+    "gaussian": "#0072B2",
+    "zipf": "#D55E00",
+    "dirichlet": "#E69F00",
+    "single_hot": "#882255",
+    "k_hot": "#CC79A7",
+    "tile": "#56B4E9",
+    "temporal": "#8A7F1D",
+    "trace": "#009E73",
+}
+
 OTHER = "#333333"
-"""Colour of a family that this version does not know."""
+"""Colour of a family or a kind of traffic that this version does not know."""
 
 TIE = "#D9D9D9"
 FLOOR = "#000000"
 WIDTH_INCHES = 9.0
+DOUBLINGS = 3.0
+"""From this ratio on an axis of ratios is logarithmic."""
 
 STYLE: dict[str, Any] = {
     "figure.dpi": 110,
@@ -188,10 +203,52 @@ def rate_axis(axes: Axes, label: str, text: Callable[[float], str] = units.tick)
     axes.set_ylabel(label)
 
 
-def ratio_axis(axes: Axes, label: str, low: float, high: float) -> None:
-    """Make the y axis show how many times: in doublings where the values span several, evenly otherwise."""
-    if high / low > 3:
+def ratio_axis(axes: Axes, label: str, low: float, high: float, *, logarithmic: bool) -> None:
+    """Make the y axis show how many times, from a little below ``low`` to a little above ``high``, and around 1x.
+
+    A logarithmic one has a tick a doubling where there are several. Panels of one picture are all of one kind.
+    """
+    low, high = min(low, 0.9), max(high, 1.1)
+    even = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
+    axes.yaxis.set_major_locator(even)
+    if logarithmic:
         axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_locator(LogLocator(base=2) if high / low > DOUBLINGS else even)
         axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}x"))
-    axes.set_ylabel(label)
+        margin = (high / low) ** 0.06
+        axes.set_ylim(low / margin, high * margin)
+    else:
+        margin = 0.06 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: times(value)))
+    axes.set_ylabel(f"{label} (log)" if logarithmic else label)
+
+
+def times(value: float) -> str:
+    """Write how many times for an axis; what is one over a whole number as that: ``4x``, ``1/32x``, ``0.8x``."""
+    part = 1 / value if value > 0 else 0
+    if part >= 2 and math.isclose(part, round(part)):
+        return f"1/{round(part)}x"
+    return f"{value:.3g}x"
+
+
+def traffic_looks(spreads: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and dashes of traffics by their labels: the same in every picture.
+
+    The colour is the kind's. Further parameters of a kind differ in shade and dashes; its default comes first.
+    """
+    members: dict[str, int] = {}
+    looks = {}
+    for spread in sorted(spreads, key=_is_special):
+        kind = spread.partition(":")[0]
+        nth = members[kind] = members.get(kind, -1) + 1
+        colour = shade(TRAFFIC_COLOURS.get(kind, OTHER), _SHADES[nth % len(_SHADES)])
+        looks[spread] = colour, _DASHES[nth % len(_DASHES)]
+    return looks
+
+
+def _is_special(spread: str) -> bool:
+    """Whether a traffic's parameter is another than its kind's default."""
+    kind, _, parameter = spread.partition(":")
+    known = TRAFFIC_KINDS.get(kind)
+    return known is None or known.default is None or parameter != f"{known.default:g}"

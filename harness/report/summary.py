@@ -11,22 +11,25 @@ from harness.report.escape import one_line
 from harness.report.frame import frame
 from harness.report.groups import Group, groups
 from harness.report.style import look_up
-from harness.report.tables import APART
+from harness.report.tables import APART, SHARES, WINS
 
 if TYPE_CHECKING:
     from harness.records.store import Run
     from harness.report.frame import Row
     from harness.report.ranking import Standing
 
-WINS, SHARES = "*", "="
-LEGEND = f"{APART} not measured side by side with the others, so not ranked"
+LEGEND = {
+    WINS: "the single fastest",
+    SHARES: "a shared win: not surely slower than the fastest",
+    APART: "not measured side by side with the others, so not ranked",
+}
 
 
 def summary_tables(run: Run) -> list[tuple[str, str]]:
-    """Title and plain-text table of every group of a run: median times, ``*`` the fastest, ``=`` a shared win.
+    """Title and plain-text table of every group of a run: median times with the marks of the report.
 
-    ``†`` was not measured side by side with the others; a line below the table says so.
-    The text holds no terminal sequences, whatever the records hold; print it without interpreting markup.
+    A line below each table says what its marks mean. The text holds no terminal sequences, whatever the records hold;
+    print it without interpreting markup.
     """
     table = frame([run])
     return [(one_line(group.label), _times(group)) for group in groups(table, look_up(table))]
@@ -36,19 +39,19 @@ def _times(group: Group) -> str:
     headers = ["tokens", "traffic", *(f"({name})" if name in group.baselines else name for name in group.impls)]
     rows = []
     for outcome in group.outcomes:
-        unit = units.shared_unit(row.median_ns for row in outcome.rows.values())
-        times = [_cell(outcome.rows.get(name), outcome.standing, unit) for name in group.impls]
+        times = [_cell(outcome.rows.get(name), outcome.standing) for name in group.impls]
         rows.append([str(outcome.tokens), outcome.spread, *times])
     text = tabulate(rows, headers=[one_line(head) for head in headers], disable_numparse=True, stralign="right")
-    return f"{text}\n{LEGEND}" if any(cell.endswith(APART) for row in rows for cell in row) else text
+    marks = {cell[-1] for row in rows for cell in row[2:]}
+    said = [f"{mark} {words}" for mark, words in LEGEND.items() if mark in marks]
+    said += ["in brackets: the dense baseline, never ranked"] if group.baselines else []
+    return "\n".join(filter(None, (text, "; ".join(said))))
 
 
-def _cell(row: Row | None, standing: Standing, unit: tuple[float, str]) -> str:
+def _cell(row: Row | None, standing: Standing) -> str:
     if row is None:
         return units.ABSENT
-    if row.status != "ok":
-        return row.status
-    return units.time(row.median_ns, unit) + _mark(row, standing)
+    return f"{units.time(row.median_ns)} {_mark(row, standing)}".rstrip() if row.status == "ok" else row.status
 
 
 def _mark(row: Row, standing: Standing) -> str:

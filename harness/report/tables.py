@@ -52,21 +52,21 @@ def times_table(group: Group, axis: Axis) -> Markdown:
         headers += [*(f"{name} (baseline)" for name in group.baselines), "cost of sparsity"]
     rows = []
     for outcome in group.outcomes:
-        unit = units.shared_unit(row.median_ns for row in outcome.rows.values())
-        times = [_time_cell(outcome.rows.get(name), outcome.standing, unit) for name in [*names, *group.baselines]]
+        times = [_time_cell(outcome.rows.get(name), outcome.standing) for name in [*names, *group.baselines]]
         cost = [units.ratio(outcome.cost_of_sparsity)] if group.baselines else []
         rows.append([*axis.cells(outcome), *times, *cost])
     return markdown_table(headers, rows)
 
 
-def _time_cell(row: Row | None, standing: Standing, unit: tuple[float, str]) -> str:
+def _time_cell(row: Row | None, standing: Standing) -> str:
     if row is None:
         return units.ABSENT
     if row.status != "ok":
         return row.status
-    text = units.time(row.median_ns, unit)
+    text = units.time(row.median_ns)
     if units.present(row.low_ns) and units.present(row.high_ns):
-        text += f" ({units.digits(row.low_ns / unit[0])} to {units.digits(row.high_ns / unit[0])})"
+        size, _ = units.fitting(row.median_ns, units.SCALES["ns"])
+        text += f" ({units.digits(row.low_ns / size)} to {units.digits(row.high_ns / size)})"
     if row.impl in standing.winners:
         return Markdown(f"**{escape(text)} {WINS if standing.winner else SHARES}**")
     return f"{text} {APART}" if standing.apart(row) else text
@@ -81,8 +81,10 @@ RATES: dict[str, Callable[[Row], str]] = {
     "tokens/s": lambda row: units.large(row.tokens_per_second),
     "TFLOP/s": lambda row: units.plain(row.tflops),
     "share of floor": lambda row: units.share(row.share_of_floor),
+    "rounds": lambda row: str(len(row.taken) or ""),
     "fastest call": lambda row: units.time(row.min_ns),
     "workspace": lambda row: units.size(row.workspace_bytes),
+    "beside weights": lambda row: units.size(row.beside_weights_bytes),
     "J/token": _joules,
     "configuration": lambda row: row.configuration,
     "flags": lambda row: ", ".join(word for word in (row.status.replace("ok", ""), row.flags) if word),
@@ -91,7 +93,7 @@ RATES: dict[str, Callable[[Row], str]] = {
 
 
 def rates_table(group: Group, axis: Axis) -> Markdown:
-    """One row for each timed implementation of each case: rates, share of the floor, memory, energy, flags.
+    """One row for each timed implementation of each case: rates, share of the floor, rounds, memory, energy, flags.
 
     Columns in which no record has anything to show are left out; ``absences`` says why.
     """
@@ -116,7 +118,7 @@ def absences(group: Group) -> list[Markdown]:
     few = timed[timed["samples"] < MIN_SAMPLES]
     if not few.empty:
         what = f"{units.plural(len(few), 'record')} of {len(timed)} with fewer than {MIN_SAMPLES} samples"
-        said.append(Markdown(f"{what}: too few to tell any difference, so they tie."))
+        said.append(Markdown(f"{what}: too few to tell any difference, so nobody wins."))
     for column, what in (("floor_ns", "Share of the floor"), ("workspace_bytes", "Workspace")):
         missing = timed[timed[column].isna()]
         if not missing.empty:

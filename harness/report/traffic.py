@@ -22,7 +22,7 @@ def shown_table(shown: Shown) -> Rows:
     """Every figure that is defined, beside its range under uniform traffic."""
     headers = ("figure", "here", f"by chance: uniform, {shown.seeds} seeds")
     rows: list[tuple[str, ...]] = [
-        (FIGURES[name].words, figure_text(name, value), _from_to(shown.chance.get(name), partial(figure_text, name)))
+        (FIGURES[name].words, figure_text(name, value), from_to(shown.chance.get(name), partial(figure_text, name)))
         for name, value in shown.figures.items()
         if value is not None
     ]
@@ -154,19 +154,19 @@ def _interval(one: Candidate) -> str:
 
 def _beside(one: Compared, given: Range | None) -> str:
     star = " *" if given is not None and one.trace is not None and given.holds(one.trace) else ""
-    return f"{_from_to(given, partial(figure_text, one.figure))}{star}"
+    return f"{from_to(given, partial(figure_text, one.figure))}{star}"
 
 
 def _range(given: Range | None) -> str:
-    return _from_to(given, units.plain)
+    return from_to(given, units.plain)
 
 
 def _shares(given: Range | None) -> str:
-    return _from_to(given, units.share)
+    return from_to(given, units.share)
 
 
-def _from_to(given: Range | None, text: Callable[[float | None], str]) -> str:
+def from_to(given: Range | None, text: Callable[[float | None], str]) -> str:
+    """Write a range over seeds, from its lowest to its highest."""
     if given is None:
         return units.ABSENT
-    low, high = text(given.low), text(given.high)
-    return low if low == high else f"{low} to {high}"
+    return units.span(text(given.low), text(given.high))

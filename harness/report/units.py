@@ -11,9 +11,19 @@ if TYPE_CHECKING:
 ABSENT = "-"
 """Stands in a table where there is no number."""
 
-_TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
-_BYTES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
-_LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+Scales = tuple[tuple[float, str], ...]
+"""Sizes of units, largest first, and their names."""
+
+_PREFIXES: Scales = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_PARTS: Scales = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+SCALES: dict[str, Scales] = {
+    "ns": ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")),
+    "bytes": ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
+    "tokens/s": tuple((size, f"{prefix} tokens/s".strip()) for size, prefix in _PREFIXES),
+    "J/token": tuple((size, f"{prefix}J/token") for size, prefix in _PARTS),
+    "x": ((1.0, "times"),),
+}
+"""In what a figure is shown, by the unit in which it is kept."""
 
 
 def digits(value: float) -> str:
@@ -27,53 +37,49 @@ def digits(value: float) -> str:
     return f"{rounded:.{places}f}"
 
 
-def time_unit(shortest_ns: float) -> tuple[float, str]:
-    """Nanoseconds in, and the name of, the largest unit in which ``shortest_ns`` is at least 1."""
-    return next(((size, name) for size, name in _TIMES if shortest_ns >= size), _TIMES[-1])
+def fitting(value: float, scales: Scales) -> tuple[float, str]:
+    """Size and name of the largest unit in which ``value`` is at least 1, or of the smallest there is."""
+    return next((one for one in scales if value >= one[0]), scales[-1])
 
 
-def shared_unit(times_ns: Iterable[float]) -> tuple[float, str]:
-    """Choose the unit that fits the shortest of some times, so that a row of a table compares at a glance."""
-    return time_unit(min((ns for ns in times_ns if present(ns) and ns > 0), default=1.0))
+def figure(value: float | None, unit: str) -> str:
+    """Format a figure kept in one of ``SCALES``, with its unit: ``1.23 ms``, ``12.3 k tokens/s``, ``1.23 mJ/token``."""
+    if unit == "x":
+        return ratio(value)
+    return _scaled(value, SCALES[unit])
 
 
-def time(ns: float | None, unit: tuple[float, str] | None = None) -> str:
-    """Format a time, in a given unit or the fitting one."""
-    if not present(ns):
+def _scaled(value: float | None, scales: Scales) -> str:
+    if not present(value):
         return ABSENT
-    size, name = unit or time_unit(ns)
-    return f"{digits(ns / size)} {name}"
+    size, name = fitting(value, scales)
+    return f"{digits(value / size)} {name}".rstrip()
+
+
+def time(ns: float | None) -> str:
+    """Format a time."""
+    return _scaled(ns, SCALES["ns"])
 
 
 def size(count: float | None) -> str:
     """Format bytes in powers of 1024."""
-    if not present(count):
-        return ABSENT
-    scale, name = next(((s, n) for s, n in _BYTES if count >= s), (1, "B"))
-    return f"{digits(count / scale)} {name}"
+    return _scaled(count, SCALES["bytes"])
 
 
 def large(value: float | None) -> str:
     """Format a count or rate with a decimal prefix: ``12.3 k``."""
-    if not present(value):
-        return ABSENT
-    scale, name = next(((s, n) for s, n in _LARGE if value >= s), (1.0, ""))
-    return f"{digits(value / scale)} {name}".rstrip()
+    return _scaled(value, _PREFIXES)
 
 
 def tick(value: float) -> str:
     """Format a round number for an axis: ``10 k``."""
-    scale, name = next(((s, n) for s, n in _LARGE if value >= s), (1.0, ""))
+    scale, name = fitting(value, _PREFIXES)
     return f"{value / scale:g} {name}".rstrip()
 
 
 def small(value: float | None, unit: str) -> str:
     """Format a small quantity with a decimal prefix: ``1.2 mJ``."""
-    if not present(value):
-        return ABSENT
-    scales = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"))
-    scale, name = next(((s, n) for s, n in scales if value >= s), (1e-9, "n"))
-    return f"{digits(value / scale)} {name}{unit}"
+    return _scaled(value, tuple((size, f"{prefix}{unit}") for size, prefix in _PARTS))
 
 
 def share(value: float | None) -> str:

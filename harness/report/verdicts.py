@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from harness.report import units
+from harness.report.notes import counted, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,32 +19,20 @@ HEADERS = ("verdict", "implementation", "base", "new", "change", "95 % interval"
 BRIEFLY = (0, 1, 4, 5, 7)
 """Of ``HEADERS``, what is shown in a terminal narrower than ``FULL_WIDTH``."""
 FULL_WIDTH = 120
+OF_MEMORY = "memory: what a call takes at its peak, output included, and what prepare keeps; without weights and inputs"
 OF_CHANGE = "change: from ratios of what was timed side by side in the same round, not the ratio of the two medians"
 
 
 def verdict_rows(result: Result) -> list[tuple[str, ...]]:
     """Rows under ``HEADERS`` for everything that something could be said of."""
-    return [_row(one, result.question.metric.name) for one in result.compared]
+    return [_row(one, result.question.metric.unit) for one in result.compared]
 
 
-def _row(one: Comparison, metric: str) -> tuple[str, ...]:
+def _row(one: Comparison, unit: str) -> tuple[str, ...]:
     interval = "" if one.interval is None else units.span(*(change(end) for end in one.interval))
     counts = "" if one.delta is None else units.share(one.delta)
-    figures = (figure(one.base, metric), figure(one.new, metric))
+    figures = (units.figure(one.base, unit), units.figure(one.new, unit))
     return (one.verdict, one.impl, *figures, change(one.ratio), interval, counts, one.case)
-
-
-def figure(value: float | None, metric: str) -> str:
-    """Format a metric's figure with its unit."""
-    match metric:
-        case "time":
-            return units.time(value)
-        case "memory":
-            return units.size(value)
-        case "energy":
-            return units.small(value, "J/token")
-        case _:
-            return units.large(value)
 
 
 def change(ratio: float | None) -> str:
@@ -59,10 +47,14 @@ def verdict_notes(result: Result) -> list[str]:
     ]
     if any(one.interval and one.how.startswith(_ROUND_BY_ROUND) for one in result.compared):
         notes.append(OF_CHANGE)
-    notes += _counted("ambiguous", (one.reason for one in result.compared if one.outcome == "AMBIGUOUS"))
-    notes += _counted("compared", (one.how for one in result.compared))
-    notes += _ranges("not quiet", (note for one in result.compared for note in one.notes))
-    notes += _counted("not comparable", (one.reason for one in result.comparisons if one.outcome == "NOT COMPARABLE"))
+    if result.question.metric.name == "memory" and result.compared:
+        notes.append(OF_MEMORY)
+    ambiguous = (one.reason for one in result.compared if one.outcome == "AMBIGUOUS")
+    apart = (one.reason for one in result.comparisons if one.outcome == "NOT COMPARABLE")
+    notes += _told("ambiguous", counted(ambiguous))
+    notes += _told("compared", counted(one.how for one in result.compared))
+    notes += _told("not quiet", ranges(note for one in result.compared for note in one.notes))
+    notes += _told("not comparable", counted(apart))
     return notes
 
 
@@ -71,25 +63,8 @@ _ROUND_BY_ROUND = ("side by side", "through ")
 """How a comparison begins to say that its change comes from rounds; raw times and single figures are just divided."""
 
 
-def _counted(word: str, reasons: Iterable[str]) -> list[str]:
-    counted = Counter(reason for reason in reasons if reason)
-    return [f"{word} ({count}): {reason}" for reason, count in counted.most_common()]
-
-
-def _ranges(word: str, notes: Iterable[str]) -> list[str]:
-    """Count notes that differ in a number only as one, which tells the lowest and the highest."""
-    numbers: dict[str, list[int]] = {}
-    for note in notes:
-        found = _NUMBER.search(note)
-        numbers.setdefault(_NUMBER.sub("{}", note, count=1), []).append(int(found[0]) if found else 0)
-    ordered = sorted(numbers.items(), key=lambda item: -len(item[1]))
-    return [
-        f"{word} ({len(seen)}): {text.replace('{}', units.span(str(min(seen)), str(max(seen))))}"
-        for text, seen in ordered
-    ]
-
-
-_NUMBER = re.compile(r"\d+")
+def _told(word: str, counted: Iterable[tuple[str, int]]) -> list[str]:
+    return [f"{word} ({count}): {text}" for text, count in counted]
 
 
 def verdict_summary(result: Result) -> str:
@@ -102,7 +77,8 @@ def verdict_summary(result: Result) -> str:
     mean = change(metric.shown_ratio(result.mean.log_ratio))
     ends = sorted(metric.shown_ratio(end) for end in (result.mean.low, result.mean.high))
     interval = units.span(*(change(end) for end in ends))
-    return f"{said}. Geometric mean of the change in {metric.name.replace('_', ' ')}: {mean} ({interval})."
+    around = "" if interval == mean else f" ({interval})"
+    return f"{said}. Geometric mean of the change in {metric.name.replace('_', ' ')}: {mean}{around}."
 
 
 def verdict_json(result: Result) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,12 @@ def test_the_nox_sessions_exist() -> None:
         one.name for one in functions if any(ast.unparse(d).startswith("nox.session") for d in one.decorator_list)
     }
     assert {"asv", "asv_continuous"} <= sessions
+
+
+def test_the_nox_sessions_call_tools_that_may_lie_beside_the_machine_s_torch_through_their_own_python() -> None:
+    """Such a tool counts as installed, so that the session gets no program of its own for it."""
+    called = re.findall(r"session\.run\(\s*\"([^\"]+)\"", (ROOT / "noxfile.py").read_text())
+    assert set(called) == {"python", "moebench", "ruff"}, "moebench is always installed, ruff where nothing is lent"
 
 
 def test_asv_knows_a_new_machine_without_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
-from harness.export.csv import ORDER, table
+from harness.export.csv import ORDER, columns, table
 from harness.records.store import RunStore
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+OF_THEIR_OWN = ("environment.versions.", "environment.variables.", "agreement.tensors.", "configuration.values.")
 
 
 def read(text: str) -> pd.DataFrame:
@@ -40,6 +44,33 @@ def test_what_fits_into_no_cell_is_left_to_the_records(make: Any) -> None:
     found = table([make.run(None, [make.record("loop", log_tail="a\nb")])])
     assert not {"timing.samples_ns", "timing.rounds", "balance.histogram", "log_tail"} & set(found.columns)
     assert not any(isinstance(value, list | dict) for value in found.to_numpy().flat)
+
+
+def test_tables_of_different_runs_have_the_same_columns_and_names_for_runs(make: Any) -> None:
+    """Whether one run is exported or two, flagged or not, measured or not: what is put below one another fits."""
+    flagged = make.record("loop")
+    flagged.flags = ["drift"]
+    one, two = make.run(None, [flagged]), make.run(None, [make.failed("crashing")])
+    alone, both = table([one]), table([one, two])
+    assert list(both["run"]) == [one.path.name, two.path.name]
+    assert list(alone["run"]) == [one.path.name]
+    for found in (alone, both, table([two])):
+        assert set(columns()) <= set(found.columns)
+        others = [name for name in found.columns if name not in columns()]
+        assert all(name.startswith(OF_THEIR_OWN) for name in others)
+    assert table([two])["flags"].isna().all()
+    assert alone["memory.beside_weights_bytes"][0] == flagged.memory.beside_weights_bytes
+
+
+def test_every_figure_of_a_record_has_its_column(make: Any) -> None:
+    """What is declared and what is walked are the same."""
+    found = msgspec.to_builtins(make.record("loop"))
+    for part in ("timing", "memory", "balance", "work", "impl"):
+        single = {
+            f"{part}.{name}" for name, value in (found[part] or {}).items() if isinstance(value, str | int | float)
+        }
+        assert single <= set(columns())
+    assert not {"environment.ceilings", "environment.devices", "timing.samples_ns", "log_tail"} & set(columns())
 
 
 def test_records_that_failed_have_a_row_too(make: Any) -> None:

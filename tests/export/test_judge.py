@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.export import continuous
-from harness.export.judge import Finding, estimate_of, findings, summary
+from harness.export.judge import Finding, estimate_of, findings, summary, undecided
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,7 +188,16 @@ def test_worst_first_and_counted() -> None:
 def test_exit_codes(found: list[Any], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert continuous.conclude([Finding(word, "series", "loop") for word in found]) == code
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 1 + sum(word not in {"SAME", "AMBIGUOUS"} for word in found)
+    assert len(said) == 1 + sum(word != "SAME" for word in found)
+
+
+def test_what_could_not_be_told_is_named_with_what_would_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    assert continuous.conclude([Finding("AMBIGUOUS", f"s{n}", "loop") for n in range(5)]) == 0
+    counted, named = capsys.readouterr().out.splitlines()
+    assert counted == "5 ambiguous"
+    assert "loop in s0; loop in s1; loop in s2 and 2 more; " in named
+    assert "a quieter machine would decide, or more samples: `moebench compare --rev BASE --pairs 20`" in named
+    assert undecided([Finding("SAME", "s", "loop")]) == ""
 
 
 class Asv:

@@ -55,21 +55,21 @@ def test_relative_is_taken_round_by_round(make: Any) -> None:
         ("memory", {"memory": Memory(status="unavailable", reason="no allocator events")}, "no allocator events"),
         ("energy", {"energy": Energy(status="unreliable", reason="too short", joules=1.0)}, "too short"),
         ("energy", {"energy": Energy(status="unavailable", reason="no NVML")}, "no NVML"),
-        ("relative", {}, "its bout has no control that was timed"),
+        ("relative", {}, "its bout has no yardstick: nobody was timed twice"),
     ],
 )
 def test_what_is_missing_says_why(make: Any, measure: str, fields: dict[str, Any], reason: str) -> None:
     assert figure_of(timed(make, **fields), measure, None) == Figure(reason=reason)
 
 
-def test_the_control_has_no_time_relative_to_itself(make: Any) -> None:
+def test_the_yardstick_has_no_time_relative_to_itself(make: Any) -> None:
     record = timed(make)
-    assert figure_of(record, "relative", record).reason == "it is the control itself"
+    assert figure_of(record, "relative", record).reason == "it is the yardstick itself"
 
 
 def test_no_shared_round(make: Any) -> None:
     control = timed(make, "dense", timing=make.timing([1.0], rounds=[99]))
-    assert figure_of(timed(make), "relative", control).reason == "no round timed both it and the control"
+    assert figure_of(timed(make), "relative", control).reason == "no round timed both it and the yardstick"
 
 
 @pytest.mark.parametrize("measure", MEASURES)

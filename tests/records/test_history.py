@@ -152,12 +152,13 @@ def test_another_host_is_another_series_and_no_change(past: History) -> None:
     assert [(one.key.machine.hostname, one.begins) for one in past.series()] == [("there", ()), ("here", ())]
 
 
-def test_a_relative_time_against_another_control_is_another_series(past: History) -> None:
+def test_a_relative_time_against_another_yardstick_is_another_series(past: History) -> None:
     past.add(past.record(), past.record(50.0, "dense", control=True))
     past.add(past.record(), past.record(70.0, "batched", control=True))
     new, _ = past.series("relative")
-    assert new.begins == ("control dense version 1 → batched version 1",)
-    assert len(past.series()) == 1
+    assert new.begins == ("yardstick dense version 1 → batched version 1",)
+    (times,) = past.series()
+    assert [point.yardstick for point in times.points] == ["dense", "batched"]
 
 
 def test_a_case_that_stopped_working_is_a_gap_with_its_status(past: History) -> None:

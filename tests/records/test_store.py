@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -22,7 +23,17 @@ from harness.cases.case import Case, PlannedCase
 from harness.cases.shape import Shape
 from harness.cases.traffic import Traffic
 from harness.records.record import SCHEMA, Record
-from harness.records.store import RECORDS, RunInfo, RunStore, load_run, read_records, replace_file
+from harness.records.store import (
+    RECORDS,
+    RunInfo,
+    RunStore,
+    about,
+    in_progress,
+    load_run,
+    measuring,
+    read_records,
+    replace_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,6 +145,68 @@ def test_a_whole_line_that_cannot_be_read_says_what_to_do(make: Any, tmp_path: P
         read_records(tmp_path)
     with pytest.raises(ValueError, match="line 2"):
         RunStore(tmp_path).append([make.record("einsum")])
+
+
+def test_a_second_record_of_a_key_is_refused_not_chosen(make: Any, tmp_path: Path) -> None:
+    """``cat a b > c``: nobody knows which of the two was meant."""
+    RunStore(tmp_path).append([make.record("loop"), make.record("einsum")])
+    lines = (tmp_path / RECORDS).read_bytes()
+    (tmp_path / RECORDS).write_bytes(lines + lines)
+    with pytest.raises(ValueError, match=rf"{RECORDS}: line 3: loop on case .* which line 1 holds already.*delete one"):
+        read_records(tmp_path)
+
+
+def test_a_record_filed_under_another_case_is_refused(make: Any, tmp_path: Path) -> None:
+    RunStore(tmp_path).append([make.record("loop")])
+    lines = (tmp_path / RECORDS).read_bytes()
+    (tmp_path / RECORDS).write_bytes(lines.replace(b'"tokens":8', b'"tokens":9'))
+    mine, other = make.case(8).case_id, make.case(9).case_id
+    with pytest.raises(ValueError, match=rf"line 1: its case is {other}, not {mine} under which .*; delete that line"):
+        read_records(tmp_path)
+
+
+def test_a_folder_of_runs_names_them(make: Any, tmp_path: Path) -> None:
+    for name in ("base", "new"):
+        RunStore(tmp_path / "both" / name).write_info(RunInfo(name=name, command="c", started_at="t"))
+    with pytest.raises(ValueError, match=r"run\.json: No such file.*; runs lie in .*both/base, .*both/new$"):
+        load_run(tmp_path / "both")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from harness.records.store import measuring
+with measuring(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_process_that_is_killed_leaves_no_run_in_progress(tmp_path: Path) -> None:
+    assert not in_progress(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        assert in_progress(tmp_path)
+        with pytest.raises(ValueError, match="is being measured just now, by another process"), measuring(tmp_path):
+            pass
+        holder.kill()
+    assert not in_progress(tmp_path)
+    with measuring(tmp_path):
+        assert in_progress(tmp_path)
+
+
+def test_an_error_of_the_system_names_what_it_is_about(make: Any, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, about(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "x")
+    (tmp_path / RECORDS).mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        read_records(tmp_path)
+    assert caught.value.filename == str(tmp_path / RECORDS)
 
 
 def test_a_run_without_records_is_empty(tmp_path: Path) -> None:

@@ -145,7 +145,20 @@ def test_nothing_is_the_same_for_being_below_the_scatter(centre: float, word: st
     found = judge(around(centre, 0.001), DELTA, Scatter(0.05, remedy="do better"))
     assert (found.word, found.delta) == (word, 0.05)
     if word == "AMBIGUOUS":
-        assert found.why.endswith("identical code shows; do better")
+        assert found.why.endswith("not surely larger than identical code shows; do better")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_interval_below_what_counts_is_not_said_to_reach_over_it(sign: int) -> None:
+    """Over the threshold, so not the same; far from what processes differ by, so no difference either."""
+    found = judge(around(sign * 0.04, 0.06), DELTA, Scatter(0.15, remedy="do better"))
+    assert (found.word, found.delta) == ("AMBIGUOUS", 0.15)
+    assert found.why == (
+        "the interval reaches over the threshold, or the noise of its bout, so not the SAME; "
+        "nor beyond what identical code shows, so no difference; do better"
+    )
+    over = judge(around(sign * 0.04, 0.3), DELTA, Scatter(0.15, remedy="do better"))
+    assert over.why == "the interval reaches over the difference that counts; measure longer"
 
 
 # Among many

@@ -52,5 +52,6 @@ def test_among_several_it_is_left_out(make: Factory, empty: Path, tmp_path: Path
     alone = report(full, "--out", tmp_path / "alone")
     assert alone.stderr == ""
     assert (tmp_path / "out" / "report.md").read_text() == (tmp_path / "alone" / "report.md").read_text()
-    assert report(empty, empty, "--out", tmp_path / "none").exit_code == NOTHING
+    other = written(make, tmp_path / "other", [])
+    assert report(empty, other, "--out", tmp_path / "none").exit_code == NOTHING
     assert not (tmp_path / "none").exists()

@@ -81,7 +81,7 @@ def test_the_table_says_who_wins_by_how_much_and_what_changes(make: Factory) -> 
     (row,) = [line for line in table.splitlines() if line.startswith("| 8 ")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:] == [
-        "grouped\\_mm 1000 µs, 2.00x",
+        "grouped\\_mm 1.00 ms, 2.00x",
         "unsupported",
         "**batched 800 µs, 1.50x**",
         "graph: nothing to compare; compile: another wins (`batched` passes `grouped_mm`)",
@@ -104,7 +104,7 @@ def test_first_calls_are_shown_apart(make: Factory) -> None:
     assert "| first call, compile" in table
     (row,) = [line for line in table.splitlines() if "loop" in line]
     assert [cell.strip() for cell in row.strip("|").split("|")][3:] == [
-        "1000 µs",
+        "1.00 ms",
         "500 µs (0.50x)",
         "35.0 ms",
         "7.00 s",

@@ -61,6 +61,38 @@ def test_different_ties_are_summed_up(make: Factory) -> None:
     )
 
 
+def test_what_few_rounds_show_is_no_tie(make: Factory) -> None:
+    """A bout of three rounds in which one took twice as long as the other, by intervals that overlap all the same."""
+    records = []
+    for tokens in (1, 2):
+        for name, ns in (("loop", 2e6), ("grouped", 1e6)):
+            records.append(make.timed(make.case(tokens), name, ns, spread=0.9, samples=3))
+    said = sentence(make, records)
+    assert (
+        "`grouped` and `loop` cannot be told apart in 2 of 2 cases (T = 1, 2), with 3 rounds, too few for a verdict."
+        in said
+    )
+    assert "tie" not in said
+    found = make.groups(make.run(records))
+    assert headline.overall(found, 1) == "Of 2 cases in 1 group: in 2 the fastest cannot be told apart."
+
+
+def test_what_is_below_a_high_noise_floor_is_no_tie(make: Factory) -> None:
+    records = []
+    for tokens, floor in ((1, 0.005), (2, 0.2), (4, 0.72)):
+        for name, ns in (("loop", 1.001e6), ("grouped", 1e6)):
+            record = make.timed(make.case(tokens), name, ns)
+            assert record.timing is not None
+            record.timing.noise_floor = floor
+            records.append(record)
+    said = sentence(make, records)
+    assert "`grouped` and `loop` tie in 1 of 3 cases (T = 1)" in said
+    assert (
+        "`grouped` and `loop` cannot be told apart in 2 of 3 cases (T = 2, 4), with a noise floor of 22 % to 105 %."
+        in said
+    )
+
+
 def test_one_alone_has_no_margin(make: Factory) -> None:
     assert "`loop` is the only one ranked in the only case" in sentence(make, [make.timed(make.case(), "loop")])
 

@@ -156,7 +156,7 @@ def test_a_line_a_series(eventful: Past) -> None:
     fused, *_, loop = [row for row in table if row["implementation"] in {"fused_triton", "loop"}]
     assert fused["points"] == "8 and 2 gaps"
     assert fused["steps"] == "1"
-    assert fused["over control"].startswith("1.7")
+    assert fused["over yardstick"].endswith("x dense")
     assert fused["last measured"] == "2026-09-28"
     assert fused["software"] == "torch 2.13.0+cu128, driver 570.86.15"
     assert loop["last measured"] == "2026-10-10, now crashed"
@@ -174,7 +174,7 @@ def test_a_line_a_point(eventful: Past) -> None:
     assert [row["note"] for row in fused][2:6] == ["y differs by 0.31", "y differs by 0.31", "", "slower by 12 %"]
     assert fused[10]["note"] == "new series: torch 2.13.0+cu128 → 2.14.0"
     assert [row["run"] for row in fused] == [f"nightly-{n:02d}" for n in range(15)]
-    assert {row["over control"] for row in table if row["implementation"] == "dense"} == {"-"}
+    assert {row["over yardstick"] for row in table if row["implementation"] == "dense"} == {"-"}
 
 
 def test_a_line_a_run(eventful: Past) -> None:
@@ -182,13 +182,26 @@ def test_a_line_a_run(eventful: Past) -> None:
     headers, rows = run_table(history.panels[0], history.measure)
     assert headers == ["day", "commit", "dense", "fused_triton", "loop"]
     assert rows[0][:2] == ["2026-09-01", eventful.commit(0)[:7]]
-    assert rows[2][2:] == ["599 µs", "disagrees", "1.90 ms (3.16x)"]
+    assert rows[2][2:] == ["599 µs", "disagrees", "1.90 ms (3.16x dense)"]
     assert rows[-1][-1] == "crashed"
+
+
+def test_ratios_to_different_yardsticks_are_told_apart(past: Past) -> None:
+    """Whoever is slow beside one of them is fast beside another, and nothing has changed."""
+    for yardstick in ("dense", "loop"):
+        records = [past.timed(1e6), past.timed(5e5, "dense"), past.timed(4e6, "loop")]
+        for record in records:
+            assert record.timing is not None
+            record.timing.control_ns = record.timing.samples_ns if record.impl.name == yardstick else None
+        past.add(records)
+    (panel,) = past.ask("fused_triton").panels
+    _, rows = run_table(panel, MEASURES["time"])
+    assert [row[-1].split(" (")[1] for row in rows] == ["2.00x dense)", "0.25x loop)"]
 
 
 @pytest.mark.parametrize(
     ("measure", "shown"),
-    [("tokens_per_second", "k tokens/s"), ("memory", "MiB"), ("energy", "mJ"), ("relative", "x")],
+    [("tokens_per_second", "k tokens/s"), ("memory", "MiB"), ("energy", "mJ/token"), ("relative", "x")],
 )
 def test_every_measure_has_a_page_with_its_units(past: Past, tmp_path: Path, measure: str, shown: str) -> None:
     environment = past.make.environment()
@@ -262,7 +275,7 @@ def test_values_far_apart_are_drawn_on_a_logarithmic_axis(past: Past) -> None:
     assert picture(past.ask()).axes[0].get_yscale() == "log"
 
 
-def test_a_relative_time_names_its_control(eventful: Past) -> None:
+def test_a_relative_time_names_its_yardstick(eventful: Past) -> None:
     axes = picture(eventful.ask("fused_triton", "relative")).axes[0]
     assert axes.get_ylabel() == "time over dense's, times"
 
@@ -276,6 +289,7 @@ def test_one_point(past: Past, tmp_path: Path) -> None:
 def test_twelve_panels_and_a_word_on_the_others(past: Past, tmp_path: Path) -> None:
     cases = [past.make.case(tokens) for tokens in range(1, 15)]
     past.add([past.timed(1e6, case=case) for case in cases])
+    past.add([past.timed(1e6, case=case) for case in cases])
     past.add([past.timed(1e6, case=cases[13])])
     history = past.ask()
     panels = panels_of(history.series)
@@ -283,8 +297,22 @@ def test_twelve_panels_and_a_word_on_the_others(past: Past, tmp_path: Path) -> N
     assert "T=14 " in panels[0].label, "what was measured last comes first"
     assert len(picture(history).axes) == plot.MOST
     text = write_history(history, tmp_path / "out").read_text()
-    assert "The picture shows 12 of 14 panels" in text
+    assert "The picture shows 12 of 14 panels, without those measured longest ago; the tables below hold all." in text
     assert all(f"T={tokens} " in text for tokens in range(1, 15))
+
+
+def test_panels_of_a_single_run_are_left_to_the_tables(past: Past, tmp_path: Path) -> None:
+    """Nothing can have changed there; a gap is a change, and where there is nothing else they are drawn."""
+    lone, twice, gone = (past.make.case(tokens) for tokens in (1, 2, 3))
+    past.add([past.timed(1e6, case=case) for case in (lone, twice, gone)])
+    assert len(picture(past.ask()).axes) == 3
+    past.add([past.timed(1e6, case=twice), past.make.failed(gone, "fused_triton", "oom")])
+    drawn = picture(past.ask())
+    assert [axes.get_title(loc="left").split(" T=")[1][0] for axes in drawn.axes] == ["2", "3"]
+    assert drawn.get_suptitle().endswith("Asked for: tiny-moe; 2 of 3 panels, without 1 of a single run")
+    text = write_history(past.ask(), tmp_path / "out").read_text()
+    assert "The picture shows 2 of 3 panels, without 1 of a single run; the tables below hold all." in text
+    assert "T=1 " in text
 
 
 def test_hosts_have_panels_of_their_own(past: Past) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
@@ -14,8 +14,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from harness.cases.shape import Shape
+from harness.cases.traffic import TRAFFIC_KINDS
 from harness.records.record import Memory, Work
-from harness.report import style
+from harness.report import style, units
 from harness.report.plots import PLOTS, balance, memory, skew, sweep, throughput, winners
 from harness.report.plots.ends import apart
 from harness.report.sweeps import sweeps
@@ -114,10 +115,35 @@ def test_skew_is_relative_to_uniform(group: Group) -> None:
     rows = skew.relative(group.speeds)
     even = rows[rows["spread"] == "uniform"]
     assert even["ratio"].tolist() == [1.0] * len(even)
+    assert even["low"].tolist() == even["high"].tolist() == [1.0] * len(even), "nothing is uncertain against itself"
     assert (rows["low"] <= rows["ratio"]).all()
     assert (rows["ratio"] <= rows["high"]).all()
     assert panels[0].get_xticklabels()[0].get_text().startswith("uniform\n")
     assert len(panels[0].containers) == 8
+
+
+def test_panels_of_skew_have_one_kind_of_axis_and_the_order_of_the_table(make: Factory) -> None:
+    """Five times as slow at T = 64 alone, on one machine alone; and a bar that reaches far beyond."""
+    runs = []
+    for host, worst in (("one", 5e6), ("two", 1.2e6)):
+        records = []
+        for tokens, skewed in ((8, 1.2e6), (64, worst)):
+            spreads = {"uniform": (1e6, 0.01), "zipf": (1e6, 0.01), "gaussian": (skewed, 0.8)}
+            for spread, (ns, wide) in spreads.items():
+                case, load = make.case(tokens, spread), make.balance(make.case(tokens, spread))
+                load.max_over_mean = 9.0 if (tokens, spread) == (8, "gaussian") else load.max_over_mean
+                names = ("loop", "batched")
+                records += [make.timed(case, impl, ns, spread=wide, balance=load) for impl in names]
+        runs.append(make.run(records, environment=make.environment(host)))
+    (found,) = make.groups(*runs)
+    panels = axes_of(skew.draw(found))
+    assert [axes.get_yscale() for axes in panels] == ["log"] * 4
+    assert all(axes.get_ylabel() == "time over uniform (log)" for axes in panels)
+    limits = {axes.get_title(loc="left"): axes.get_ylim() for axes in panels}
+    assert len(set(limits.values())) == 2, "those of one token count share their axis"
+    assert max(high for _, high in limits.values()) < 6, "bars up to 15x are cut"
+    for axes in panels:
+        assert [tick.get_text().split("\n")[0] for tick in axes.get_xticklabels()] == found.spreads
 
 
 def test_memory_stacks_parts_that_do_not_overlap(make: Factory) -> None:
@@ -132,9 +158,23 @@ def test_memory_stacks_parts_that_do_not_overlap(make: Factory) -> None:
     assert record.memory.prepared_bytes is not None
     place = list(reversed(found.impls)).index("batched")
     widths = [patch.get_width() for patch in axes.patches if abs(patch.get_y() + 0.33 - place) < 0.01]  # type: ignore[attr-defined]
-    total = record.memory.weights_bytes + record.memory.prepared_bytes + record.memory.workspace_bytes
-    assert sum(widths) * 2**30 == pytest.approx(total)
-    assert len(widths) == 4
+    beside = record.memory.beside_weights_bytes
+    assert beside
+    assert sum(widths) * 2**30 == pytest.approx(record.memory.weights_bytes + beside)
+    assert len(widths) == 5
+    assert f"+ {units.size(beside)}" in texts(axes), "the figure that `compare` and the table show"
+
+
+@pytest.mark.parametrize(("pass_", "names"), [("forward", ["workspace"]), ("training", ["workspace, the rest"])])
+def test_memory_says_when_a_part_of_the_workspace_is_drawn_apart(
+    make: Factory, pass_: Literal["forward", "training"], names: list[str]
+) -> None:
+    (found,) = make.groups(make.machine([make.case(64, pass_=pass_)]))
+    drawn = memory.draw(found)
+    assert isinstance(drawn, Figure)
+    words = [text.get_text() for text in drawn.legends[0].get_texts()]
+    saved = ["workspace, saved for backward"] * (pass_ == "training")
+    assert words == ["weights", "copies of weights", *saved, *names, "output"]
 
 
 def test_memory_shows_who_is_left_out_of_large_calls(make: Factory) -> None:
@@ -147,6 +187,17 @@ def test_memory_shows_who_is_left_out_of_large_calls(make: Factory) -> None:
     assert few.get_title(loc="left").startswith("T = 4; ")
     assert [label.get_text() for label in few.get_yticklabels()] == ["hungry", "loop"]
     assert many.get_title(loc="left").startswith("T = 64; ")
+
+
+def test_panels_of_memory_share_their_unit_and_axis(make: Factory) -> None:
+    few = Memory(status="ok", weights_bytes=2**29, workspace_bytes=2**30, peak_bytes=2**30)
+    many = Memory(status="ok", weights_bytes=2**29, workspace_bytes=2**20, peak_bytes=2**20)
+    records = [make.timed(make.case(n), "loop", memory=many) for n in (4, 64)]
+    records += [make.timed(make.case(4), "hungry", memory=few)]
+    (found,) = make.groups(make.run(records))
+    panels = axes_of(memory.draw(found))
+    assert [axes.get_xlabel() for axes in panels] == ["GiB on the device"] * 2
+    assert panels[0].get_xlim() == panels[1].get_xlim()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +218,39 @@ def test_balance_is_sorted_and_tells_chance_from_skew(group: Group) -> None:
     assert [str(line.get_label()).split(": ")[0] for line in lines] == group.spreads
     for line in lines:
         assert (np.diff(np.asarray(line.get_ydata())) <= 0).all()
-    assert axes.get_legend() is not None
+    assert len(axes.figure.legends) == 1, "below the axes, which keep their width"
+
+
+@pytest.mark.parametrize(
+    ("counts", "ticks"),
+    [([52, 64, 64, 128, 0], {"1x", "1.5x"}), ([4, 64, 64, 128, 0], {"1/8x", "1/2x", "1x"}), ([64] * 4, {"1x"})],
+)
+def test_the_axis_of_balance_begins_at_the_smallest_load(make: Factory, counts: list[int], ticks: set[str]) -> None:
+    case = make.case(64)
+    load = make.balance(case)
+    load.histogram = counts
+    (found,) = make.groups(make.run([make.timed(case, "loop", balance=load)]))
+    drawn = balance.draw(found)
+    (axes,) = axes_of(drawn)
+    assert isinstance(drawn, Figure)
+    drawn.draw_without_rendering()
+    bottom, top = axes.get_ylim()
+    smallest = min(count for count in counts if count) / np.mean(counts)
+    assert 0.75 * smallest < bottom <= smallest
+    assert ticks <= {tick.get_text() for tick in axes.get_yticklabels() if bottom <= tick.get_position()[1] <= top}
+
+
+def test_a_traffic_has_one_colour_whatever_stands_beside_it() -> None:
+    alone = style.traffic_looks(["gaussian:0.15"])["gaussian:0.15"]
+    many = style.traffic_looks(["uniform", "gaussian:0.05", "gaussian:0.15", "zipf:1", "trace:a?layer=1"])
+    assert many["gaussian:0.15"] == alone
+    assert len(set(many.values())) == 5
+    assert set(style.TRAFFIC_COLOURS) == set(TRAFFIC_KINDS)
+
+
+@pytest.mark.parametrize(("value", "said"), [(4, "4x"), (1, "1x"), (1 / 32, "1/32x"), (0.5, "1/2x"), (0.8, "0.8x")])
+def test_ticks_of_ratios(value: float, said: str) -> None:
+    assert style.times(value) == said
 
 
 def test_a_sweep_maps_experts_and_top_k(make: Factory) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.records.record import Chosen, Energy, Memory, Work
+from harness.records import derive
+from harness.records.record import Chosen, Energy, Memory, Neighbours, Work
 from harness.report.machines import ceilings_table, machines_table
-from harness.report.method import count, method_table
+from harness.report.method import FLAGS, count, method_table, neighbours
 from harness.report.summary import summary_tables
 from harness.report.tables import Axis, absences, rates_table, times_table
 
@@ -91,14 +94,23 @@ def test_rates_leave_empty_columns_out(make: Factory) -> None:
     case = make.case()
     (group,) = make.groups(make.run([make.timed(case, "loop"), make.failed(case, "batched", "oom")]))
     head, row = body(rates_table(group, Axis.of(group, 1)))
-    assert head == ["tokens", "traffic", "implementation", "fastest call"]
-    assert row[2] == "loop"
+    assert head == ["tokens", "traffic", "implementation", "rounds", "fastest call"]
+    assert row[2:4] == ["loop", "15"]
 
 
 def test_rates_show_everything_that_was_measured(make: Factory) -> None:
     (group,) = make.groups(make.machine([make.case(64)]))
     head, *rows = body(rates_table(group, Axis.of(group, 1)))
-    assert head[3:] == ["tokens/s", "TFLOP/s", "share of floor", "fastest call", "workspace", "J/token"]
+    assert head[3:] == [
+        "tokens/s",
+        "TFLOP/s",
+        "share of floor",
+        "rounds",
+        "fastest call",
+        "workspace",
+        "beside weights",
+        "J/token",
+    ]
     assert len(rows) == 8
     assert all("-" not in row for row in rows)
 
@@ -152,6 +164,28 @@ def test_method_tells_how_it_was_measured(make: Factory) -> None:
     assert rows["command"] == "moebench run suites/demo.toml"
 
 
+def test_neighbours_are_told_in_the_table_and_in_short(make: Factory) -> None:
+    case = make.case()
+    records = [make.timed(case, name) for name in ("loop", "batched", "dense")]
+    assert neighbours([make.run(records)]) == ""
+    assert "not quiet" not in method_table([make.run(records)])
+    for record, share in zip(records, (0.5, 0.75, 0.01), strict=True):
+        record.neighbours = Neighbours(others_share=share)
+    said = neighbours([make.run(records), make.run([])])
+    assert said.startswith(
+        "Not quiet: while 2 of 3 timed records were taken, other processes took 50 to 75% of the CPUs (2). "
+    )
+    rows = {row[0]: row[1] for row in body(method_table([make.run(records)]))}
+    assert rows["not quiet"].startswith("2 of 3 timed records: other processes took 50 to 75% of the CPUs: stop them")
+    assert rows["not quiet"].endswith("(2)")
+
+
+def test_every_flag_is_explained() -> None:
+    source = (Path(derive.__file__).parent / "derive.py").read_text(encoding="utf-8")
+    given = set(re.findall(r'flags\.append\("([^"]+)"\)', source))
+    assert given == set(FLAGS)
+
+
 def test_method_of_an_unfinished_run(make: Factory) -> None:
     rows = {row[0]: row[1] for row in body(method_table([make.run([], finished_at=None, wall_s=0.0)]))}
     assert rows["finished"] == "not finished"
@@ -174,18 +208,20 @@ def test_terminal_summary(make: Factory) -> None:
     ]
     ((title, text),) = summary_tables(make.run(records))
     assert title.startswith("tiny-moe")
-    head, _, row = text.splitlines()
+    head, _, row, legend = text.splitlines()
     assert "(dense)" in head
     assert "\x1b" not in text
-    assert "1000 µs*" in row
-    assert row.count("*") == 1
+    assert "1.00 ms ★" in row, "as the report and `compare` write it"
+    assert text.count("★") == 2
     assert "timeout" in row
+    assert legend == "★ the single fastest; in brackets: the dense baseline, never ranked"
 
 
 def test_terminal_summary_shares_wins(make: Factory) -> None:
     case = make.case()
     ((_, text),) = summary_tables(make.run([make.timed(case, "loop"), make.timed(case, "batched")]))
-    assert text.count("=") == 2
+    assert text.count("1.00 ms ≈") == 2
+    assert text.splitlines()[-1].startswith("≈ a shared win")
     assert summary_tables(make.run([])) == []
 
 
@@ -195,10 +231,10 @@ def test_terminal_summary_marks_what_was_measured_apart(make: Factory) -> None:
     late = make.timed(case, "hf_grouped", 5e5, bout="another")
     ((_, text),) = summary_tables(make.run([*records, late]))
     _, _, row, legend = text.splitlines()
-    assert "500 µs†" in row
-    assert "1000 µs*" in row
+    assert "500 µs †" in row
+    assert "1.00 ms ★" in row
     assert row.count("†") == 1
-    assert legend.startswith("† not measured side by side")
+    assert "† not measured side by side" in legend
     ((_, text),) = summary_tables(make.run(records))
     assert "†" not in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,6 +145,26 @@ def test_the_picture_has_a_bar_an_expert(histogram: list[int]) -> None:
     assert heights == sorted(heights, reverse=True)
     assert len(heights) == len(histogram)
     assert sum(heights) == pytest.approx(len(histogram) if sum(histogram) else 0)
+
+
+def test_the_picture_says_what_stands_in_brackets() -> None:
+    look = a_look([4, 2, 1, 1])
+    look.figures = dict.fromkeys(FIGURES, 0.125)
+    look.chance = dict.fromkeys(FIGURES, around(0.125))
+    title = draw(look, "mine").axes[0].get_title(loc="left")
+    assert title.startswith(
+        "busiest over mean 0.125 (0.0250 to 0.225), CV2 ".replace(" ", "\u00a0").replace(",\u00a0", ", ")
+    )
+    lines = title.replace("\u00a0", " ").split("\n")
+    assert lines[-1].endswith("in brackets uniform traffic, 20 seeds")
+    assert not any(line.startswith("(") for line in lines), "a figure and its brackets stay together"
+
+
+def test_every_figure_is_explained_in_its_order() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "traces.md").read_text(encoding="utf-8")
+    table = text.partition("## The figures of a routing")[2].partition("\n## ")[0]
+    first = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert first == ["figure", *(figure.words for figure in FIGURES.values())]
 
 
 def test_a_histogram_by_hand() -> None:

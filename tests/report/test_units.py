@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.records.figures import MEASURES
+from harness.records.metrics import METRICS
 from harness.report import units
 
 
@@ -37,9 +39,27 @@ def test_time_picks_the_unit(ns: float, text: str) -> None:
     assert units.time(ns) == text
 
 
-def test_a_row_shares_the_unit_of_its_shortest_time() -> None:
-    unit = units.shared_unit([5e6, 40e3, math.nan])
-    assert [units.time(ns, unit) for ns in (5e6, 40e3)] == ["5000 µs", "40.0 µs"]
+@pytest.mark.parametrize(
+    ("value", "unit", "said"),
+    [
+        (2.5e6, "ns", "2.50 ms"),
+        (1 << 20, "bytes", "1.00 MiB"),
+        (12, "bytes", "12.0 B"),
+        (0.0125, "J/token", "12.5 mJ/token"),
+        (1e-12, "J/token", "0.00100 nJ/token"),
+        (12_300.0, "tokens/s", "12.3 k tokens/s"),
+        (4.0, "tokens/s", "4.00 tokens/s"),
+        (1.5, "x", "1.50x"),
+        *[(None, unit, "-") for unit in units.SCALES],
+    ],
+)
+def test_a_figure_has_one_spelling(value: float | None, unit: str, said: str) -> None:
+    assert units.figure(value, unit) == said
+
+
+def test_every_metric_and_measure_can_be_spelt() -> None:
+    measures = {one.unit for one in MEASURES.values()}
+    assert {one.unit for one in METRICS.values()} < measures == set(units.SCALES)
 
 
 def test_prefixes() -> None:

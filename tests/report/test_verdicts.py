@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -15,8 +16,8 @@ from harness.records.pairs import Question
 from harness.report.verdicts import (
     HEADERS,
     OF_CHANGE,
+    OF_MEMORY,
     change,
-    figure,
     verdict_json,
     verdict_notes,
     verdict_rows,
@@ -52,23 +53,6 @@ def test_a_change_is_in_percent_and_nothing_has_no_sign_of_its_own(ratio: float 
     assert change(ratio) == said
 
 
-@pytest.mark.parametrize(
-    ("value", "metric", "said"),
-    [
-        (2.5e6, "time", "2.50 ms"),
-        (1 << 20, "memory", "1.00 MiB"),
-        (0.0125, "energy", "12.5 mJ/token"),
-        (4000.0, "tokens_per_second", "4.00 k"),
-        (None, "time", "-"),
-        (None, "memory", "-"),
-        (None, "energy", "-"),
-        (None, "tokens_per_second", "-"),
-    ],
-)
-def test_a_figure_has_its_unit(value: float | None, metric: str, said: str) -> None:
-    assert figure(value, metric) == said
-
-
 def test_rows_are_the_comparable_in_their_order() -> None:
     rows = verdict_rows(result(BROKEN, SLOWER, SAME, ABSENT))
     assert [len(row) for row in rows] == [len(HEADERS)] * 3
@@ -81,6 +65,8 @@ def test_rows_are_the_comparable_in_their_order() -> None:
 def test_one_figure_a_side_has_no_interval_in_its_row() -> None:
     row = verdict_rows(result(judged("SLOWER", 1.1, verdict="MORE", interval=None), metric="memory"))[0]
     assert (row[0], row[5]) == ("MORE", "")
+    assert OF_MEMORY in verdict_notes(result(judged("SLOWER", 1.1), metric="memory"))
+    assert OF_MEMORY not in verdict_notes(result(judged("SLOWER", 1.1)))
 
 
 def test_notes_say_why_and_count_what_repeats() -> None:
@@ -125,7 +111,12 @@ def test_the_summary_counts_and_gives_the_mean_of_several() -> None:
     assert verdict_summary(result(ABSENT)) == "nothing comparable."
     assert verdict_summary(result(SLOWER, ABSENT, ratios=(1.1,))) == "1 SLOWER."
     said = verdict_summary(result(BROKEN, SLOWER, SAME, ratios=(1.21, 1.21)))
-    assert said == "1 BROKEN, 1 SLOWER, 1 SAME. Geometric mean of the change in time: +21.0 % (+21.0 %)."
+    assert said == "1 BROKEN, 1 SLOWER, 1 SAME. Geometric mean of the change in time: +21.0 %.", "nothing is uncertain"
+
+
+def test_the_mean_of_several_has_its_interval() -> None:
+    said = verdict_summary(result(SLOWER, SAME, ratios=(1.1, 1.2, 1.15)))
+    assert re.search(r"time: \+14\.9 % \(\+\d\.\d % to \+\d\d\.\d %\)\.$", said)
 
 
 def test_the_mean_points_the_way_of_the_metric() -> None:

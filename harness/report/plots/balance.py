@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 
 from harness.report import style, units
@@ -37,32 +36,29 @@ def draw(group: Group) -> Figure | str:
     tokens = max(row.tokens for row in counted)
     loads = {row.spread: row for row in counted if row.tokens == tokens}
     spreads = [spread for spread in group.spreads if spread in loads]
-    figure, (axes,) = style.panels([f"T = {tokens}"], height=4.0)
+    figure, (axes,) = style.panels([f"T = {tokens}"], height=4.0 + 0.1 * len(spreads))
     style.entitle(figure, QUESTION, group.label)
-    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(spreads)))
-    for spread, colour in zip(spreads, colours, strict=True):
-        _line(axes, loads[spread], colour)
+    looks = style.traffic_looks(spreads)
+    shown = [_line(axes, loads[spread], *looks[spread]) for spread in spreads]
     axes.axhline(1, color=style.FLOOR, linewidth=0.8)
     axes.set_xlim(0.5, group.case.shape.experts + 0.5)
-    low, high = axes.get_ylim()
-    low = max(low, LOWEST)
-    style.ratio_axis(axes, "tokens over an even share", low, high)
-    axes.set_ylim(low, high)
+    low = max(LOWEST, min(float(line.min()) for line in shown))
+    high = max(float(line.max()) for line in shown)
+    style.ratio_axis(axes, "tokens over an even share", low, high, logarithmic=high / low > style.DOUBLINGS)
     axes.set_xlabel("experts, busiest first")
-    axes.legend(
-        title="traffic: max/mean (by chance)",
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        fontsize=8.5,
-    )
+    figure.legend(
+        title="traffic: max/mean (by chance)", loc="outside lower left", ncols=2, frameon=False, fontsize=8.5,
+        alignment="left",
+    )  # fmt: skip
     return figure
 
 
-def _line(axes: Axes, row: Row, colour: NDArray[np.float64]) -> None:
-    """Draw the sorted loads of one traffic over their mean, as far as there are any."""
-    loads = np.sort(np.asarray(row.histogram, dtype=float))[::-1]
-    loads = loads[loads > 0] / loads.mean()
+def _line(axes: Axes, row: Row, colour: str, dashes: str) -> NDArray[np.float64]:
+    """Draw and return the sorted loads of one traffic over their mean, as far as there are any."""
+    counts = np.sort(np.asarray(row.histogram, dtype=np.float64))[::-1]
+    loads: NDArray[np.float64] = counts[counts > 0] / counts.mean()
     label = f"{row.spread}: {units.ratio(row.max_over_mean)} ({units.ratio(row.max_over_mean_floor)})"
     marker = "." if len(loads) < 40 else ""
-    axes.step(np.arange(1, len(loads) + 1), loads, where="mid", color=colour, marker=marker, label=label)
+    at = np.arange(1, len(loads) + 1)
+    axes.step(at, loads, dashes, where="mid", color=colour, marker=marker, label=label)
+    return loads

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from harness.report import style
+from harness.report import style, units
 from harness.report.escape import one_line
 from harness.report.plots.ends import End, label_ends, room_for
 from harness.report.ranking import BASELINE
@@ -33,7 +33,7 @@ READING = (
 )
 
 MOST = 12
-"""Panels of one picture."""
+"""Panels of one picture, which are those measured last."""
 LABELS = 11
 """Runs named below one panel."""
 LEAST_SPAN = 1.25
@@ -43,26 +43,16 @@ LOGARITHMIC = 5.0
 LEVEL_WIDTH, SHADED = 5.5, 0.4
 """Width and opacity of a level's band."""
 
-_SCALES: dict[str, tuple[tuple[float, str], ...]] = {
-    "ns": ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")),
-    "tokens/s": ((1e9, "G tokens/s"), (1e6, "M tokens/s"), (1e3, "k tokens/s"), (1.0, "tokens/s")),
-    "bytes": ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
-    "J/token": ((1.0, "J/token"), (1e-3, "mJ/token"), (1e-6, "µJ/token"), (1e-9, "nJ/token")),
-    "x": ((1.0, "times"),),
-}
-
 
 def draw(panels: Sequence[Panel], measure: Measure, what: str) -> Figure:
-    """Draw the first ``MOST`` panels and say how many there are; ``what`` was asked for."""
-    drawn = panels[:MOST]
+    """Draw the panels that are ``chosen``, and say what is left out; ``what`` was asked for."""
+    drawn = chosen(panels)
     table = pd.DataFrame([(s.key.impl, s.family) for p in panels for s in p.series], columns=["impl", "family"])
     looks = style.look_up(table)
     height = max(3.1, *(room_for(len({s.key.impl for s in panel.series})) for panel in drawn))
     figure, plots = style.panels([panel.label for panel in drawn], height=height)
-    left_out = f"; the {MOST} measured last of {len(panels)} panels" if len(panels) > MOST else ""
-    style.entitle(
-        figure, f"How did the {measure.title} change from run to run?", f"Asked for: {one_line(what)}{left_out}"
-    )
+    asked = "; ".join(filter(None, (f"Asked for: {one_line(what)}", left_out(panels))))
+    style.entitle(figure, f"How did the {measure.title} change from run to run?", asked)
     for axes, panel in zip(plots, drawn, strict=True):
         _panel(axes, panel, measure, looks, height)
     plots[-1].set_xlabel("runs in order: commit (+ with local changes) and day")
@@ -71,9 +61,26 @@ def draw(panels: Sequence[Panel], measure: Measure, what: str) -> Figure:
     return figure
 
 
+def chosen(panels: Sequence[Panel]) -> Sequence[Panel]:
+    """Take the first ``MOST`` panels in which something can have changed: those of several runs, if there are any."""
+    return ([panel for panel in panels if len(panel.runs) > 1] or panels)[:MOST]
+
+
+def left_out(panels: Sequence[Panel]) -> str:
+    """Say how many panels the picture holds and which not; empty when it holds all."""
+    single = sum(len(panel.runs) == 1 for panel in panels)
+    several = len(panels) - single
+    if len(chosen(panels)) == len(panels):
+        return ""
+    words = [f"{single} of a single run" if single and several else "", "those measured longest ago"]
+    gone = " and ".join(filter(None, words if (several or single) > MOST else words[:1]))
+    return f"{len(chosen(panels))} of {len(panels)} panels, without {gone}"
+
+
 def _panel(axes: Axes, panel: Panel, measure: Measure, looks: dict[str, style.Look], height: float) -> None:
     places = {point.run: n for n, point in enumerate(panel.runs)}
-    size, unit = scale(measure, [p.value for s in panel.series for p in s.measured if p.value is not None])
+    smallest = min(p.value for s in panel.series for p in s.measured if p.value is not None)
+    size, unit = units.fitting(smallest, units.SCALES[measure.unit])
     for series in panel.series:
         _line(axes, series, places, size, looks[series.key.impl])
     axes.set_xlim(-0.6, len(places) - 0.4)
@@ -92,15 +99,9 @@ def _panel(axes: Axes, panel: Panel, measure: Measure, looks: dict[str, style.Lo
 
 
 def _title(panel: Panel, measure: Measure) -> str:
-    """Name what is drawn, and the control where there is only one."""
-    controls = {series.key.control.rpartition(" version ")[0] for series in panel.series}
-    return measure.title if controls == {""} or len(controls) > 1 else f"time over {one_line(*controls)}'s"
-
-
-def scale(measure: Measure, values: Sequence[float]) -> tuple[float, str]:
-    """Choose the largest unit in which the smallest value is at least 1."""
-    scales = _SCALES[measure.unit]
-    return next((one for one in scales if min(values) >= one[0]), scales[-1])
+    """Name what is drawn, and the yardstick where there is only one."""
+    yardsticks = {series.key.yardstick.rpartition(" version ")[0] for series in panel.series}
+    return measure.title if yardsticks == {""} or len(yardsticks) > 1 else f"time over {one_line(*yardsticks)}'s"
 
 
 def _line(axes: Axes, series: Series, places: dict[str, int], size: float, look: style.Look) -> None:

@@ -19,17 +19,22 @@ if TYPE_CHECKING:
 
 QUESTION = "How much memory does one call need beside the weights?"
 READING = (
-    "Bytes while one call runs alone. Copies are extra weights made once, in prepare; saved is what stays alive from "
-    "forward to backward; workspace is everything else at the peak, without the output. The figure after a bar is what "
-    "comes on top of the weights. Shorter is leaner."
+    "Bytes while one call runs alone. Copies are extra weights made once, in prepare; workspace is what stands at the "
+    "peak without the output, and where there is a backward pass a part of it is saved for it by forward. The figure "
+    "after a bar is all that comes on top of the weights, *beside weights* in the table, and what `compare` and "
+    "`history` call memory. Drawn at the highest T; before it, where somebody has no figure there, at the highest T at "
+    "which most have one. Shorter is leaner."
 )
 
 SEGMENTS = {
     "weights": "#BDBDBD",
     "copies of weights": "#5F5F5F",
-    "saved for backward": "#7FB8DA",
+    "workspace, saved for backward": "#7FB8DA",
     "workspace": "#0F4C81",
+    "output": "#8FBC8F",
 }
+REST = "workspace, the rest"
+"""What the legend calls the workspace where a part of it is drawn as saved for backward."""
 
 
 def draw(group: Group) -> Figure | str:
@@ -47,10 +52,14 @@ def draw(group: Group) -> Figure | str:
     bars = max(len(_of(rows, *key)) for key in keys)
     figure, panels = style.panels([f"T = {count}; {run}" for run, count in keys], height=1.3 + 0.36 * bars)
     style.entitle(figure, QUESTION, f"{group.label}; traffic {group.main_spread}")
+    highest = max(sum(_segments(row).values()) for row in rows_of(rows))
     for axes, key in zip(panels, keys, strict=True):
-        _panel(axes, group, _of(rows, *key))
+        _panel(axes, group, _of(rows, *key), highest)
     drawn = {label for row in rows_of(rows) for label in _segments(row)}
-    handles = [Patch(color=colour, label=label) for label, colour in SEGMENTS.items() if label in drawn]
+    names = {"workspace": REST} if "workspace, saved for backward" in drawn else {}
+    handles = [
+        Patch(color=colour, label=names.get(label, label)) for label, colour in SEGMENTS.items() if label in drawn
+    ]
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
     return figure
 
@@ -66,11 +75,11 @@ def _of(rows: pd.DataFrame, run: str, tokens: int) -> pd.DataFrame:
     return rows[(rows["run"] == run) & (rows["tokens"] == tokens)]
 
 
-def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> None:
+def _panel(axes: Axes, group: Group, rows: pd.DataFrame, highest: float) -> None:
+    """Draw a bar a record; ``highest`` is the longest of the whole figure, so that panels share unit and axis."""
     records = {row.impl: row for row in rows_of(rows)}
     names = [name for name in reversed(group.impls) if name in records]
-    highest = max(sum(_segments(row).values()) for row in records.values())
-    scale, unit = next(((2**n, u) for n, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if highest >= 2**n), (1, "B"))
+    scale, unit = units.fitting(highest, units.SCALES["bytes"])
     for place, name in enumerate(names):
         record = records[name]
         left = 0.0
@@ -91,14 +100,16 @@ def _segments(row: Row) -> dict[str, float]:
     """Bytes that do not overlap: what is saved for backward is part of the measured workspace."""
     workspace = _known(row.workspace_bytes)
     saved = min(_known(row.saved_bytes), workspace)
-    parts = (_known(row.weights_bytes), _known(row.prepared_bytes), saved, workspace - saved)
+    prepared = _known(row.prepared_bytes)
+    output = max(0.0, _known(row.beside_weights_bytes) - workspace - prepared)
+    parts = (_known(row.weights_bytes), prepared, saved, workspace - saved, output)
     return {label: part for label, part in zip(SEGMENTS, parts, strict=True) if part > 0}
 
 
 def _note(row: Row) -> str:
-    if not units.present(row.workspace_bytes):
+    if not units.present(row.beside_weights_bytes):
         return "not measured" if row.status == "ok" else row.status
-    return f"+ {units.size(row.workspace_bytes + _known(row.prepared_bytes))}"
+    return f"+ {units.size(row.beside_weights_bytes)}"
 
 
 def _known(count: float) -> float:

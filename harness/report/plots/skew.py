@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 QUESTION = "What does skewed traffic cost, against uniform routing?"
 READING = (
     "Above 1x the skew made a call slower, below faster: few tokens then touch fewer experts' weights. Under each "
-    "traffic stands the measured load of its busiest expert over the mean. Bars combine both medians' 95 % intervals. "
-    "The two times come from different bouts, so small differences mean little."
+    "traffic stands the measured load of its busiest expert over the mean. Bars combine both medians' 95 % intervals, "
+    "and are cut at the edge of the panel. The two times come from different bouts, so small differences mean little."
 )
 
 UNIFORM = "uniform"
@@ -35,21 +35,33 @@ def draw(group: Group) -> Figure | str:
     height = max(2.8, room_for(len(group.impls)))
     figure, panels = style.panels([f"T = {count}; {run}" for run, count in keys], height=height)
     style.entitle(figure, QUESTION, group.label)
+    reaches = {count: _reach(rows[rows["tokens"] == count]) for count in chosen}
+    logarithmic = any(high / low > style.DOUBLINGS for low, high in reaches.values())
     for axes, (run, count) in zip(panels, keys, strict=True):
         ends = _panel(axes, group, _of(rows, run, count))
+        style.ratio_axis(axes, "time over uniform", *reaches[count], logarithmic=logarithmic)
         label_ends(axes, ends, height - 1.0)
     panels[-1].set_xlabel("traffic, with the busiest expert's load over the mean")
     return figure
 
 
+def _reach(rows: pd.DataFrame) -> tuple[float, float]:
+    """From where to where the ratios at one token count go, on any machine: a wide interval flattens nothing."""
+    return float(rows["ratio"].min()), float(rows["ratio"].max())
+
+
 def relative(speeds: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the time over the same implementation's under uniform traffic: ``ratio``, ``low`` and ``high``."""
+    """Rows with the time over the same implementation's under uniform traffic: ``ratio``, ``low`` and ``high``.
+
+    Uniform traffic itself is what it is held against, so it has no interval.
+    """
     keys = ["run", "tokens", "impl"]
     even = speeds[speeds["spread"] == UNIFORM][[*keys, "median_ns", "low_ns", "high_ns"]]
     rows = speeds.merge(even, on=keys, suffixes=("", "_even"))
     rows["ratio"] = rows["median_ns"] / rows["median_ns_even"]
     rows["low"] = rows["low_ns"] / rows["high_ns_even"]
     rows["high"] = rows["high_ns"] / rows["low_ns_even"]
+    rows.loc[rows["spread"] == UNIFORM, ["low", "high"]] = 1.0
     skewed = rows.loc[rows["spread"] != UNIFORM, "tokens"].unique()
     return rows[rows["tokens"].isin(skewed)]
 
@@ -60,7 +72,7 @@ def _of(rows: pd.DataFrame, run: str, tokens: int) -> pd.DataFrame:
 
 def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> list[End]:
     skews = rows.groupby("spread")["max_over_mean"].median()
-    spreads = sorted(skews.index, key=lambda spread: (spread != UNIFORM, skews[spread]))
+    spreads = [spread for spread in group.spreads if spread in skews.index]
     ends = []
     for name in group.impls:
         line = rows[rows["impl"] == name].set_index("spread")
@@ -87,7 +99,4 @@ def _panel(axes: Axes, group: Group, rows: pd.DataFrame) -> list[End]:
     ]
     axes.set_xticks(range(len(spreads)), labels, fontsize=8.5)
     axes.set_xlim(-0.3, len(spreads) - 0.7)
-    style.ratio_axis(axes, "time over uniform", rows["ratio"].min(), rows["ratio"].max())
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.9), max(high, 1.1))
     return ends

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 QUESTION = "Which implementation is fastest for how many experts?"
 READING = (
     "Each cell is one shape, coloured by the family of the fastest implementation and holding its name, and how many "
-    "times as long the next one took. Grey cells are ties; empty ones were not measured."
+    "times as long the next one took. Grey cells are shared wins; empty ones were not measured."
 )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.report import style, units
-from harness.report.traffic import figure_text
+from harness.fitting.figures import FIGURES
+from harness.report import style
+from harness.report.traffic import figure_text, from_to
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 QUESTION = "How does this traffic load the experts?"
 BARS = "#0072B2"
+NAMED = ("max_over_mean", "cv2", "normalised_entropy", "dead_experts", "first_repeats")
+"""Figures that the picture does not show by itself."""
 
 
 def draw(shown: Shown, label: str) -> Figure:
@@ -39,16 +43,14 @@ def draw(shown: Shown, label: str) -> Figure:
 
 
 def _summary(shown: Shown) -> str:
-    """Name the figures that a picture of the load does not show by itself, chance in brackets."""
-    words = {
-        "max_over_mean": "max/mean",
-        "cv2": "CV2",
-        "normalised_entropy": "entropy",
-        "dead_experts": "dead",
-        "first_repeats": "first repeats",
-    }
-    return ", ".join(
-        f"{word} {figure_text(name, shown.figures[name])} ({units.plain(shown.chance[name].mean)})"
-        for name, word in words.items()
+    """Write some figures in the words of the terminal's table, with their ranges by chance.
+
+    What belongs together is never broken over two lines.
+    """
+    told = [
+        f"{FIGURES[name].words} {text(shown.figures[name])} ({from_to(shown.chance[name], text)})"
+        for name, text in ((name, partial(figure_text, name)) for name in NAMED)
         if shown.figures[name] is not None and name in shown.chance
-    )
+    ]
+    told.append(f"in brackets uniform traffic, {shown.seeds} seeds")
+    return ", ".join(item.replace(" ", "\u00a0") for item in told)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 QUESTION = "Which implementation is fastest where, and by how much?"
 READING = (
     "Each cell is one case, coloured by the family of the fastest implementation and holding its name, and how many "
-    "times as long the next one took. Grey cells are ties, with the fastest of them named first; empty "
+    "times as long the next one took. Grey cells are shared wins, with the fastest of them named first; empty "
     "ones were not measured."
 )
 
