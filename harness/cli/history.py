@@ -43,15 +43,15 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Show how a figure changed from run to run, and since which commit: a table, and a page with a picture."""
-    from harness.records.figures import measure_named
+    from harness.records.figures import tracked_named
     from harness.records.history import collect, selection, what_there_is
     from harness.records.runs import find_runs
 
-    measure = measure_named(metric)
+    tracked = tracked_named(metric)
     found = find_runs(runs)
     for problem in found.problems:
         terminal.fail(problem)
-    series = collect(found.runs, measure, selection(found.runs, what, names(impl)))
+    series = collect(found.runs, tracked, selection(found.runs, what, names(impl)))
     words = f"{what}, {impl}" if impl else what
     if not series:
         terminal.fail(one_line(f"nothing matches {words!r}: {what_there_is(found.runs)}"))
@@ -59,9 +59,9 @@ def history(
     from harness.report.history import History, unmeasured_lines, write_history
     from harness.report.labels import slug
 
-    asked = History(words, measure, tuple(series))
+    asked = History(words, tracked, tuple(series))
     if as_json:
-        print_json({"what": words, "metric": measure.name, "unit": measure.unit, "series": series})
+        print_json({"what": words, "metric": tracked.name, "unit": tracked.unit, "series": series})
     if not asked.measured:
         why = ". ".join(unmeasured_lines(asked)[:3])
         terminal.fail(one_line(f"no record of {words!r} holds a figure for {metric}. {why}"))
@@ -84,9 +84,9 @@ def _show(history: History) -> None:
     few = sum(len(panel.runs) for panel in panels) <= FEW
     for panel in panels[:SHOWN]:
         if few:
-            shown = run_table(panel, history.measure)
+            shown = run_table(panel, history.metric)
         else:
-            shown = series_table(panel, history.measure, without=("version", "software"))
+            shown = series_table(panel, history.metric, without=("version", "software"))
         headers, rows = shown
         # A title of the table would be broken at the table's width.
         terminal.out.print(f"\n[bold]{escape(panel.label)}[/bold]", highlight=False, soft_wrap=True)

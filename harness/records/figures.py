@@ -1,4 +1,4 @@
-"""The figures whose history is shown: what each is called, which way is worse, and how it is read from a record."""
+"""The figures whose history is shown, each with its interval, or why there is none."""
 
 from __future__ import annotations
 
@@ -10,38 +10,16 @@ from typing import TYPE_CHECKING
 from harness.cases.shape import require
 from harness.records import stats
 from harness.records.estimates import samples_of
-from harness.records.metrics import METRICS, why_absent
+from harness.records.metrics import METRICS, Metric, why_absent
 
 if TYPE_CHECKING:
     from harness.records.record import Record
 
-RELATIVE = "relative"
-"""The measure that a machine's drift between runs leaves alone: time over that of the bout's yardstick, which is the
-implementation that was entered a second time, as the A/A control."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure of a record over time. ``more`` and ``less`` name a change; ``more_is_worse`` says which one is bad."""
-
-    name: str
-    title: str
-    unit: str
-    more: str
-    less: str
-    more_is_worse: bool = True
-
-
-MEASURES = {
-    measure.name: measure
-    for measure in (
-        Measure("time", "time of one call", "ns", "slower", "faster"),
-        Measure("tokens_per_second", "tokens per second", "tokens/s", "more tokens/s", "fewer tokens/s", False),
-        Measure("memory", "memory of one call beside the weights", "bytes", "more memory", "less memory"),
-        Measure("energy", "energy of one token", "J/token", "more energy", "less energy"),
-        Measure(RELATIVE, "time over the yardstick's", "x", "slower", "faster"),
-    )
-}
+RELATIVE = Metric("relative", "time over the yardstick's", "x", lambda _: None, sampled=True)
+"""What a machine's drift between runs leaves alone: time over that of the bout's yardstick, which is the implementation
+that was entered a second time, as the A/A control. Not a figure of one record alone."""
+TRACKED = {**METRICS, RELATIVE.name: RELATIVE}
+"""What has a history, by name."""
 
 
 @dataclass(frozen=True)
@@ -55,37 +33,37 @@ class Figure:
     reason: str = ""
 
 
-def measure_named(name: str) -> Measure:
-    """Return a measure.
+def tracked_named(name: str) -> Metric:
+    """Return a metric that has a history.
 
     Raises
     ------
     ValueError
         for a name that is none.
     """
-    require(name in MEASURES, "--metric", name, "one of " + ", ".join(MEASURES))
-    return MEASURES[name]
+    require(name in TRACKED, "--metric", name, "one of " + ", ".join(TRACKED))
+    return TRACKED[name]
 
 
-def figure_of(record: Record, name: str, yardstick: Record | None) -> Figure:
-    """Read a measure from a record; ``yardstick`` is the record of its bout's yardstick, None when it has none."""
+def figure_of(record: Record, metric: Metric, yardstick: Record | None) -> Figure:
+    """Read a metric from a record; ``yardstick`` is the record of its bout's yardstick, None when it has none."""
     if record.status != "ok":
         return Figure(reason=record.reason)
-    if name == RELATIVE:
+    if metric is RELATIVE:
         return _relative(record, yardstick)
-    value = METRICS[name].value(record)
+    value = metric.value(record)
     if value is None or not (math.isfinite(value) and value > 0):
-        return Figure(reason=why_absent(record, name))
-    low, high = _interval(record, name) or (None, None)
-    return Figure(value, low, high, _noise(record) if METRICS[name].sampled else None)
+        return Figure(reason=why_absent(record, metric.name))
+    low, high = _interval(record, metric) or (None, None)
+    return Figure(value, low, high, _noise(record) if metric.sampled else None)
 
 
-def _interval(record: Record, name: str) -> tuple[float, float] | None:
+def _interval(record: Record, metric: Metric) -> tuple[float, float] | None:
     """95 % interval; of one figure a record, such as memory, there is none."""
     interval = record.timing.interval_ns if record.timing else None
-    if not METRICS[name].sampled or interval is None or not 0 < interval[0] <= interval[1] < math.inf:
+    if not metric.sampled or interval is None or not 0 < interval[0] <= interval[1] < math.inf:
         return None
-    if name == "time":
+    if not metric.inverted:
         return interval
     tokens = record.case.traffic.tokens
     return tokens / interval[1] * 1e9, tokens / interval[0] * 1e9

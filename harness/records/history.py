@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from harness.records.environment import Environment
-    from harness.records.figures import Measure
+    from harness.records.metrics import Metric
     from harness.records.record import Record
     from harness.records.runs import DatedRun
 
@@ -69,7 +69,7 @@ class Point:
     """One record of a series. ``value`` is None when there is none; ``gap`` then says why, in a word and a sentence.
 
     ``noise`` is the log-ratio that the same code showed against itself in that bout; ``relative`` the time over that of
-    the bout's ``yardstick``, whatever the measure of the series is: a name, since runs need not share one.
+    the bout's ``yardstick``, whatever the metric of the series is: a name, since runs need not share one.
     """
 
     run: str
@@ -104,7 +104,7 @@ class Series:
         return tuple(point for point in self.points if point.value is not None)
 
 
-def collect(runs: Sequence[DatedRun], measure: Measure, wanted: Callable[[Record], bool]) -> list[Series]:
+def collect(runs: Sequence[DatedRun], metric: Metric, wanted: Callable[[Record], bool]) -> list[Series]:
     """Sort the wanted records of runs, oldest first, into series; those measured last come first.
 
     A record that was copied along with its run, the same bout under two paths, is one point.
@@ -121,10 +121,10 @@ def collect(runs: Sequence[DatedRun], measure: Measure, wanted: Callable[[Record
                 continue
             seen.add(identity)
             yardstick = yardsticks.get((record.bout, record.case_id))
-            key = _key(record, run, yardstick if measure.name == RELATIVE else None, last_yardstick)
-            points.setdefault(key, []).append(_point(record, run, measure, yardstick))
+            key = _key(record, run, yardstick if metric is RELATIVE else None, last_yardstick)
+            points.setdefault(key, []).append(_point(record, run, metric, yardstick))
             newest[key] = record
-    series = [_series(key, found, newest[key], measure, _change(key, points)) for key, found in points.items()]
+    series = [_series(key, found, newest[key], metric, _change(key, points)) for key, found in points.items()]
     return sorted(series, key=lambda one: (-one.points[-1].date.timestamp(), -len(one.points), one.label, one.key.impl))
 
 
@@ -172,8 +172,8 @@ def _key(record: Record, run: DatedRun, yardstick: Record | None, last_yardstick
     return Key(bare.case_id, bare.impl, bare.version, machine, last_yardstick.get(bare, ""))
 
 
-def _point(record: Record, run: DatedRun, measure: Measure, yardstick: Record | None) -> Point:
-    figure = figure_of(record, measure.name, yardstick)
+def _point(record: Record, run: DatedRun, metric: Metric, yardstick: Record | None) -> Point:
+    figure = figure_of(record, metric, yardstick)
     relative = figure_of(record, RELATIVE, yardstick)
     return Point(
         run=run.name,
@@ -192,13 +192,13 @@ def _point(record: Record, run: DatedRun, measure: Measure, yardstick: Record | 
     )
 
 
-def _series(key: Key, points: list[Point], newest: Record, measure: Measure, begins: tuple[str, ...]) -> Series:
+def _series(key: Key, points: list[Point], newest: Record, metric: Metric, begins: tuple[str, ...]) -> Series:
     return Series(
         key=key,
         label=newest.case.label(),
         family=newest.impl.family,
         points=tuple(points),
-        steps=find_steps(points, measure),
+        steps=find_steps(points, metric),
         begins=begins,
     )
 

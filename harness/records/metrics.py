@@ -21,15 +21,19 @@ ENERGY_TICK_S = 0.1
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a record. ``words`` say worse and better; ``inverted`` figures are shown as what people ask for.
+    """A figure of a record. ``words`` say worse and better; of ``inverted`` figures more is better.
 
     ``sampled`` metrics have raw samples behind them and so an interval; of the others there is one figure a record.
+    ``rises`` and ``falls`` name a change over time.
     """
 
     name: str
+    title: str
     unit: str
     value: Callable[[Record], float | None]
     words: tuple[str, str] = ("SLOWER", "FASTER")
+    rises: str = "slower"
+    falls: str = "faster"
     sampled: bool = False
     inverted: bool = False
 
@@ -61,13 +65,26 @@ def _energy(record: Record) -> float | None:
     return energy.joules_per_token if energy and energy.status == "ok" else None
 
 
+def _amount(name: str, title: str, unit: str, value: Callable[[Record], float | None]) -> Metric:
+    return Metric(name, title, unit, value, ("MORE", "LESS"), rises=f"more {name}", falls=f"less {name}")
+
+
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("time", "ns", _time, sampled=True),
-        Metric("tokens_per_second", "tokens/s", _rate, sampled=True, inverted=True),
-        Metric("memory", "bytes", _memory, words=("MORE", "LESS")),
-        Metric("energy", "J/token", _energy, words=("MORE", "LESS")),
+        Metric("time", "time of one call", "ns", _time, sampled=True),
+        Metric(
+            "tokens_per_second",
+            "tokens per second",
+            "tokens/s",
+            _rate,
+            rises="more tokens/s",
+            falls="fewer tokens/s",
+            sampled=True,
+            inverted=True,
+        ),
+        _amount("memory", "memory of one call beside the weights", "bytes", _memory),
+        _amount("energy", "energy of one token", "J/token", _energy),
     )
 }
 

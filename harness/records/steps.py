@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness.records.figures import Measure
     from harness.records.history import Point
+    from harness.records.metrics import Metric
 
 ENOUGH = 4
 """With fewer points no step is claimed."""
@@ -71,7 +71,7 @@ class Steps:
     note: str = ""
 
 
-def find_steps(points: Sequence[Point], measure: Measure) -> Steps:
+def find_steps(points: Sequence[Point], metric: Metric) -> Steps:
     """Find the steps of a series that are larger than its noise; points without a value are passed over."""
     places = [n for n, point in enumerate(points) if point.value is not None]
     known = [points[n] for n in places]
@@ -83,11 +83,11 @@ def find_steps(points: Sequence[Point], measure: Measure) -> Steps:
     levels = tuple(Level(places[a], places[b - 1], median(values[a:b])) for a, b in spans)
     sizes = [_noise(values, known, (a[0], a[1], b[1])) for a, b in pairwise(spans)]
     pairs = pairwise(levels)
-    steps = tuple(_step(points, measure, old, new, noise) for (old, new), noise in zip(pairs, sizes, strict=True))
+    steps = tuple(_step(points, metric, old, new, noise) for (old, new), noise in zip(pairs, sizes, strict=True))
     return Steps(steps, levels)
 
 
-def _step(points: Sequence[Point], measure: Measure, old: Level, new: Level, noise: float) -> Step:
+def _step(points: Sequence[Point], metric: Metric, old: Level, new: Level, noise: float) -> Step:
     change = new.value / old.value - 1
     before, at = points[old.last].revision, points[new.first].revision
     return Step(
@@ -97,8 +97,8 @@ def _step(points: Sequence[Point], measure: Measure, old: Level, new: Level, noi
         new=new.value,
         change=change,
         noise=math.expm1(noise),
-        word=measure.more if change > 0 else measure.less,
-        worse=(change > 0) == measure.more_is_worse,
+        word=metric.rises if change > 0 else metric.falls,
+        worse=(change > 0) == (not metric.inverted),
         newest_only=new.first == new.last,
         same_revision=before == at != "",
     )

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from harness.records.figures import Measure
     from harness.records.history import Point, Series
+    from harness.records.metrics import Metric
     from harness.records.steps import Step
 
 PAGE, PICTURE = "history.md", "history.png"
@@ -41,7 +41,7 @@ class History:
     """What was asked for, and the series that answer it, those measured last first."""
 
     what: str
-    measure: Measure
+    metric: Metric
     series: tuple[Series, ...]
 
     @property
@@ -70,7 +70,7 @@ def write_history(history: History, out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with in_style():
-            plot.draw(panels, history.measure, history.what).savefig(out / PICTURE)
+            plot.draw(panels, history.metric, history.what).savefig(out / PICTURE)
         page.write_text("\n\n".join(_blocks(history, panels)) + "\n", encoding="utf-8", errors="replace")
     except OSError as error:
         raise ValueError(f"--out = {str(out)!r}: cannot be written: {error.strerror or error}") from None
@@ -91,7 +91,7 @@ def step_lines(history: History) -> list[str]:
     found = [(series.points[step.at].date, series, step) for series in history.series for step in series.steps.steps]
     found.sort(key=lambda each: each[0], reverse=True)
     lines = [
-        f"{one_line(series.key.impl)} on {panel_label(series)}: {sentence(series, step, history.measure)}"
+        f"{one_line(series.key.impl)} on {panel_label(series)}: {sentence(series, step, history.metric)}"
         for _, series, step in found
     ]
     measured = [series for series in history.series if series.measured]
@@ -106,9 +106,9 @@ def step_lines(history: History) -> list[str]:
     return lines
 
 
-def sentence(series: Series, step: Step, measure: Measure) -> str:
+def sentence(series: Series, step: Step, metric: Metric) -> str:
     """``slower by 12 % since abc1234 (2026-11-20): 1.00 ms until def5678 (2026-11-18), then 1.12 ms; …``."""
-    form = formatter(measure)
+    form = formatter(metric)
     text = (
         f"{step.word} by {units.share(abs(step.change))} since {_when(series.points[step.at])}: {form(step.old)} until "
         f"{_when(series.points[step.before])}, then {form(step.new)}; noise up to {units.share(step.noise)}"
@@ -137,7 +137,7 @@ def unmeasured_lines(history: History) -> list[str]:
 
 
 def _blocks(history: History, panels: Sequence[Panel]) -> Iterator[str]:
-    yield f"# moebench history: {code(history.what)}, {history.measure.title}"
+    yield f"# moebench history: {code(history.what)}, {history.metric.title}"
     yield f"{headline(history)}. Everything is read from records; nothing is measured here."
     yield "## Steps"
     yield "\n".join(f"- {escape(line)}" for line in step_lines(history))
@@ -151,8 +151,8 @@ def _blocks(history: History, panels: Sequence[Panel]) -> Iterator[str]:
         yield "\n".join(f"- {escape(line)}" for line in unmeasured)
     for panel in panels:
         yield f"## {escape(panel.label)}"
-        yield markdown_table(*series_table(panel, history.measure))
-        yield markdown_table(*point_table(panel, history.measure))
+        yield markdown_table(*series_table(panel, history.metric))
+        yield markdown_table(*point_table(panel, history.metric))
     yield "## How steps are found"
     yield Markdown(METHOD)
 

@@ -11,8 +11,8 @@ from harness.report.escape import one_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from harness.records.figures import Measure
     from harness.records.history import Point, Series
+    from harness.records.metrics import Metric
     from harness.report.panels import Panel
 
 Table = tuple[list[str], list[list[str]]]
@@ -31,13 +31,13 @@ SERIES_HEADERS = (
 POINT_HEADERS = ("day", "commit", "run", "implementation", "value", "95 % interval", "over yardstick", "note")
 
 
-def series_table(panel: Panel, measure: Measure, without: Sequence[str] = ()) -> Table:
+def series_table(panel: Panel, metric: Metric, without: Sequence[str] = ()) -> Table:
     """Make the table of one panel's series, less the columns ``without``."""
-    rows = [_series_row(series, measure) for series in panel.series]
+    rows = [_series_row(series, metric) for series in panel.series]
     return _kept(SERIES_HEADERS, rows, without)
 
 
-def _series_row(series: Series, measure: Measure) -> list[str]:
+def _series_row(series: Series, metric: Metric) -> list[str]:
     newest = series.measured[-1]
     gaps = len(series.points) - len(series.measured)
     return [
@@ -45,16 +45,16 @@ def _series_row(series: Series, measure: Measure) -> list[str]:
         series.key.version,
         _software(series),
         f"{len(series.measured)}" + (f" and {units.plural(gaps, 'gap')}" if gaps else ""),
-        formatter(measure)(newest.value),
+        formatter(metric)(newest.value),
         relative(newest),
         f"{newest.date:%Y-%m-%d}" + _now(series),
         _steps_cell(series),
     ]
 
 
-def point_table(panel: Panel, measure: Measure) -> Table:
+def point_table(panel: Panel, metric: Metric) -> Table:
     """Make the table of one panel's points, oldest first."""
-    form = formatter(measure)
+    form = formatter(metric)
     pairs = [(point, series) for series in panel.series for point in series.points]
     pairs.sort(key=lambda pair: (pair[0].date, pair[0].run, pair[1].key.impl))
     rows = [
@@ -73,17 +73,17 @@ def point_table(panel: Panel, measure: Measure) -> Table:
     return _kept(POINT_HEADERS, rows)
 
 
-def run_table(panel: Panel, measure: Measure) -> Table:
+def run_table(panel: Panel, metric: Metric) -> Table:
     """Headers and rows of the narrow table of one panel: a row a run, a column an implementation.
 
     A cell holds the value, and in brackets the time over the yardstick's where that says more than the value.
     """
-    form = formatter(measure)
+    form = formatter(metric)
     impls = list(dict.fromkeys(series.key.impl for series in panel.series))
     cells: dict[tuple[str, str], str] = {}
     for series in panel.series:
         for point in series.points:
-            beside = f" ({relative(point)})" if point.relative and measure.name == "time" else ""
+            beside = f" ({relative(point)})" if point.relative and metric.name == "time" else ""
             text = form(point.value) + beside if point.value is not None else point.gap
             cells[point.run, series.key.impl] = text
     rows = [
@@ -98,9 +98,9 @@ def relative(point: Point) -> str:
     return units.ABSENT if point.relative is None else f"{units.ratio(point.relative)} {one_line(point.yardstick)}"
 
 
-def formatter(measure: Measure) -> Callable[[float | None], str]:
-    """How a value of a measure is written."""
-    return partial(units.figure, unit=measure.unit)
+def formatter(metric: Metric) -> Callable[[float | None], str]:
+    """How a value of a metric is written."""
+    return partial(units.figure, unit=metric.unit)
 
 
 def _kept(headers: Sequence[str], rows: Sequence[Sequence[str]], without: Sequence[str] = ()) -> Table:

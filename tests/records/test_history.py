@@ -12,7 +12,7 @@ import pytest
 
 from harness.cases.shape import Shape
 from harness.records.derive import derive
-from harness.records.figures import MEASURES
+from harness.records.figures import TRACKED
 from harness.records.history import Series, collect, selection, what_there_is
 from harness.records.record import Energy, ImplInfo, Memory, Record
 from harness.records.runs import DatedRun, find_runs
@@ -56,7 +56,7 @@ class History:
 
     def series(self, measure: str = "time", what: str = "loop", only: tuple[str, ...] | None = None) -> list[Series]:
         runs = self.runs
-        return collect(runs, MEASURES[measure], selection(runs, what, only))
+        return collect(runs, TRACKED[measure], selection(runs, what, only))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.records.figures import MEASURES
+from harness.records.figures import TRACKED
 from harness.records.history import Point
 from harness.records.steps import ENOUGH, find_steps
 
@@ -55,7 +55,7 @@ def wobbling(*levels: float) -> list[float | None]:
 )
 @pytest.mark.parametrize("scale", [3e-3, 1.0, 4e9])
 def test_a_step_up_is_found_where_it_is_and_said_in_words(measure: str, word: str, worse: bool, scale: float) -> None:
-    found = find_steps(points(wobbling(*[scale] * 5, *[1.12 * scale] * 5)), MEASURES[measure])
+    found = find_steps(points(wobbling(*[scale] * 5, *[1.12 * scale] * 5)), TRACKED[measure])
     (step,) = found.steps
     assert (step.before, step.at) == (4, 5)
     assert (step.word, step.worse, step.newest_only, step.same_revision) == (word, worse, False, False)
@@ -74,12 +74,12 @@ def test_a_step_up_is_found_where_it_is_and_said_in_words(measure: str, word: st
     ],
 )
 def test_a_step_down(measure: str, word: str, worse: bool) -> None:
-    (step,) = find_steps(points(wobbling(*[1e6] * 6, *[8e5] * 4)), MEASURES[measure]).steps
+    (step,) = find_steps(points(wobbling(*[1e6] * 6, *[8e5] * 4)), TRACKED[measure]).steps
     assert (step.at, step.word, step.worse) == (6, word, worse)
 
 
 def test_two_steps() -> None:
-    found = find_steps(points(wobbling(*[1.0] * 6, *[1.3] * 6, *[1.1] * 6)), MEASURES["time"])
+    found = find_steps(points(wobbling(*[1.0] * 6, *[1.3] * 6, *[1.1] * 6)), TRACKED["time"])
     assert [(step.at, step.word) for step in found.steps] == [(6, "slower"), (12, "faster")]
 
 
@@ -87,7 +87,7 @@ def test_two_steps() -> None:
 def test_hardly_ever_a_step_in_noise(count: int) -> None:
     generator = np.random.default_rng(5)
     series = [generator.lognormal(0.0, 0.01, size=count).tolist() for _ in range(60)]
-    claimed = sum(bool(find_steps(points(values), MEASURES["time"]).steps) for values in series)
+    claimed = sum(bool(find_steps(points(values), TRACKED["time"]).steps) for values in series)
     assert claimed <= 5
 
 
@@ -101,42 +101,42 @@ def test_asv_alone_would_take_noise_for_steps() -> None:
 
 
 def test_a_deterministic_figure_shows_small_steps() -> None:
-    (step,) = find_steps(points([1000.0] * 4 + [1010.0] * 4, width=0.0, noise=None), MEASURES["memory"]).steps
+    (step,) = find_steps(points([1000.0] * 4 + [1010.0] * 4, width=0.0, noise=None), TRACKED["memory"]).steps
     assert (step.at, step.old, step.new) == (4, 1000.0, 1010.0)
 
 
 def test_less_than_half_a_percent_is_not_worth_a_word() -> None:
-    assert not find_steps(points([1000.0] * 4 + [1004.0] * 4, width=0.0, noise=None), MEASURES["memory"]).steps
+    assert not find_steps(points([1000.0] * 4 + [1004.0] * 4, width=0.0, noise=None), TRACKED["memory"]).steps
 
 
 def test_a_step_within_what_the_same_code_shows_against_itself_is_none() -> None:
     values = wobbling(*[1.0] * 6, *[1.12] * 6)
-    assert find_steps(points(values, noise=0.1), MEASURES["time"]).steps
-    assert not find_steps(points(values, noise=0.2), MEASURES["time"]).steps
+    assert find_steps(points(values, noise=0.1), TRACKED["time"]).steps
+    assert not find_steps(points(values, noise=0.2), TRACKED["time"]).steps
 
 
 def test_a_step_within_the_intervals_is_none() -> None:
-    assert not find_steps(points(wobbling(*[1.0] * 6, *[1.12] * 6), width=0.3), MEASURES["time"]).steps
+    assert not find_steps(points(wobbling(*[1.0] * 6, *[1.12] * 6), width=0.3), TRACKED["time"]).steps
 
 
 def test_one_odd_run_is_no_step() -> None:
-    assert not find_steps(points(wobbling(*[1.0] * 5, 1.5, *[1.0] * 5)), MEASURES["time"]).steps
-    assert not find_steps(points(wobbling(1.5, *[1.0] * 9)), MEASURES["time"]).steps
+    assert not find_steps(points(wobbling(*[1.0] * 5, 1.5, *[1.0] * 5)), TRACKED["time"]).steps
+    assert not find_steps(points(wobbling(1.5, *[1.0] * 9)), TRACKED["time"]).steps
 
 
 def test_an_odd_run_beside_a_step_does_not_hide_it() -> None:
-    (step,) = find_steps(points(wobbling(*[1.0] * 6, 1.6, *[1.3] * 6)), MEASURES["time"]).steps
+    (step,) = find_steps(points(wobbling(*[1.0] * 6, 1.6, *[1.3] * 6)), TRACKED["time"]).steps
     assert (step.word, step.at) in {("slower", 6), ("slower", 7)}
 
 
 def test_the_newest_run_alone_counts_and_is_said_to_be_alone() -> None:
-    (step,) = find_steps(points(wobbling(*[1.0] * 7, 1.3)), MEASURES["time"]).steps
+    (step,) = find_steps(points(wobbling(*[1.0] * 7, 1.3)), TRACKED["time"]).steps
     assert (step.at, step.newest_only) == (7, True)
 
 
 @pytest.mark.parametrize("count", range(ENOUGH))
 def test_too_few_points_claim_nothing_and_say_so(count: int) -> None:
-    found = find_steps(points([1.0, 2.0, 4.0][:count]), MEASURES["time"])
+    found = find_steps(points([1.0, 2.0, 4.0][:count]), TRACKED["time"])
     assert not found.steps
     assert found.note == f"too few points to tell a step from noise: {count} of 4"
 
@@ -144,7 +144,7 @@ def test_too_few_points_claim_nothing_and_say_so(count: int) -> None:
 def test_points_without_a_value_are_passed_over() -> None:
     values = wobbling(*[1.0] * 6, *[1.3] * 6)
     values[2] = values[5] = values[6] = None
-    found = find_steps(points(values), MEASURES["time"])
+    found = find_steps(points(values), TRACKED["time"])
     (step,) = found.steps
     assert (step.before, step.at) == (4, 7)
     assert (found.levels[0].first, found.levels[1].last) == (0, 11)
@@ -152,7 +152,7 @@ def test_points_without_a_value_are_passed_over() -> None:
 
 def test_a_step_without_a_change_of_the_code_is_marked() -> None:
     values = wobbling(*[1.0] * 4, *[1.3] * 4)
-    same, other = (find_steps(points(values, revisions=each), MEASURES["time"]).steps for each in ("a" * 8, "aaaabbbb"))
+    same, other = (find_steps(points(values, revisions=each), TRACKED["time"]).steps for each in ("a" * 8, "aaaabbbb"))
     assert [step.same_revision for step in (*same, *other)] == [True, False]
 
 
@@ -164,7 +164,7 @@ def test_a_step_without_a_change_of_the_code_is_marked() -> None:
 def test_whatever_the_series_levels_tile_its_values(
     values: list[float | None], width: float, noise: float | None
 ) -> None:
-    found = find_steps(points(values, width, noise), MEASURES["time"])
+    found = find_steps(points(values, width, noise), TRACKED["time"])
     known = [n for n, value in enumerate(values) if value is not None]
     if len(known) < ENOUGH:
         assert found.note

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from harness.records.figures import MEASURES
+from harness.records.figures import TRACKED
 from harness.records.history import collect, selection
 from harness.records.record import ImplInfo
 from harness.records.runs import find_runs
@@ -66,7 +66,7 @@ class Past:
 
     def ask(self, what: str = "tiny-moe", measure: str = "time") -> History:
         runs = find_runs(self.folder).runs
-        return History(what, MEASURES[measure], tuple(collect(runs, MEASURES[measure], selection(runs, what, None))))
+        return History(what, TRACKED[measure], tuple(collect(runs, TRACKED[measure], selection(runs, what, None))))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def texts(axes: Axes) -> list[str]:
 
 def picture(history: History) -> Figure:
     with in_style():
-        figure = plot.draw(history.panels, history.measure, history.what)
+        figure = plot.draw(history.panels, history.metric, history.what)
         figure.draw_without_rendering()
     return figure
 
@@ -151,7 +151,7 @@ def test_headline_and_what_was_never_measured(eventful: Past) -> None:
 def test_a_line_a_series(eventful: Past) -> None:
     history = eventful.ask()
     (panel,) = history.panels
-    headers, rows = series_table(panel, history.measure)
+    headers, rows = series_table(panel, history.metric)
     table = [dict(zip(headers, row, strict=True)) for row in rows]
     fused, *_, loop = [row for row in table if row["implementation"] in {"fused_triton", "loop"}]
     assert fused["points"] == "8 and 2 gaps"
@@ -161,12 +161,12 @@ def test_a_line_a_series(eventful: Past) -> None:
     assert fused["software"] == "torch 2.13.0+cu128, driver 570.86.15"
     assert loop["last measured"] == "2026-10-10, now crashed"
     assert loop["steps"] == "none; new series: torch 2.13.0+cu128 → 2.14.0"
-    assert set(headers) - set(series_table(panel, history.measure, without=("software",))[0]) == {"software"}
+    assert set(headers) - set(series_table(panel, history.metric, without=("software",))[0]) == {"software"}
 
 
 def test_a_line_a_point(eventful: Past) -> None:
     history = eventful.ask()
-    headers, rows = point_table(history.panels[0], history.measure)
+    headers, rows = point_table(history.panels[0], history.metric)
     table = [dict(zip(headers, row, strict=True)) for row in rows]
     fused = [row for row in table if row["implementation"] == "fused_triton"]
     assert [row["value"] for row in fused][:4] == ["920 µs", "923 µs", "disagrees", "disagrees"]
@@ -179,7 +179,7 @@ def test_a_line_a_point(eventful: Past) -> None:
 
 def test_a_line_a_run(eventful: Past) -> None:
     history = eventful.ask()
-    headers, rows = run_table(history.panels[0], history.measure)
+    headers, rows = run_table(history.panels[0], history.metric)
     assert headers == ["day", "commit", "dense", "fused_triton", "loop"]
     assert rows[0][:2] == ["2026-09-01", eventful.commit(0)[:7]]
     assert rows[2][2:] == ["599 µs", "disagrees", "1.90 ms (3.16x dense)"]
@@ -195,7 +195,7 @@ def test_ratios_to_different_yardsticks_are_told_apart(past: Past) -> None:
             record.timing.control_ns = record.timing.samples_ns if record.impl.name == yardstick else None
         past.add(records)
     (panel,) = past.ask("fused_triton").panels
-    _, rows = run_table(panel, MEASURES["time"])
+    _, rows = run_table(panel, TRACKED["time"])
     assert [row[-1].split(" (")[1] for row in rows] == ["2.00x dense)", "0.25x loop)"]
 
 
@@ -211,7 +211,7 @@ def test_every_measure_has_a_page_with_its_units(past: Past, tmp_path: Path, mea
         past.add(records)
     history = past.ask("loop", measure)
     page = write_history(history, tmp_path / "out").read_text()
-    value = point_table(history.panels[0], history.measure)[1][0][4]
+    value = point_table(history.panels[0], history.metric)[1][0][4]
     assert value.endswith(shown)
     assert value in page
     assert not re.search(r"\bnan\b", page)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.records.figures import MEASURES
+from harness.records.figures import TRACKED
 from harness.records.metrics import METRICS
 from harness.report import units
 
@@ -58,7 +58,7 @@ def test_a_figure_has_one_spelling(value: float | None, unit: str, said: str) ->
 
 
 def test_every_metric_and_measure_can_be_spelt() -> None:
-    measures = {one.unit for one in MEASURES.values()}
+    measures = {one.unit for one in TRACKED.values()}
     assert {one.unit for one in METRICS.values()} < measures == set(units.SCALES)
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from harness.records.figures import Measure
     from harness.records.history import Point, Series
+    from harness.records.metrics import Metric
     from harness.report.panels import Panel
 
 READING = (
@@ -44,7 +44,7 @@ LEVEL_WIDTH, SHADED = 5.5, 0.4
 """Width and opacity of a level's band."""
 
 
-def draw(panels: Sequence[Panel], measure: Measure, what: str) -> Figure:
+def draw(panels: Sequence[Panel], metric: Metric, what: str) -> Figure:
     """Draw the panels that are ``chosen``, and say what is left out; ``what`` was asked for."""
     drawn = chosen(panels)
     table = pd.DataFrame([(s.key.impl, s.family) for p in panels for s in p.series], columns=["impl", "family"])
@@ -52,11 +52,11 @@ def draw(panels: Sequence[Panel], measure: Measure, what: str) -> Figure:
     height = max(3.1, *(room_for(len({s.key.impl for s in panel.series})) for panel in drawn))
     figure, plots = style.panels([panel.label for panel in drawn], height=height)
     asked = "; ".join(filter(None, (f"Asked for: {one_line(what)}", left_out(panels))))
-    style.entitle(figure, f"How did the {measure.title} change from run to run?", asked)
+    style.entitle(figure, f"How did the {metric.title} change from run to run?", asked)
     for axes, panel in zip(plots, drawn, strict=True):
-        _panel(axes, panel, measure, looks, height)
+        _panel(axes, panel, metric, looks, height)
     plots[-1].set_xlabel("runs in order: commit (+ with local changes) and day")
-    handles = _legend(drawn, measure)
+    handles = _legend(drawn, metric)
     figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5)
     return figure
 
@@ -77,14 +77,14 @@ def left_out(panels: Sequence[Panel]) -> str:
     return f"{len(chosen(panels))} of {len(panels)} panels, without {gone}"
 
 
-def _panel(axes: Axes, panel: Panel, measure: Measure, looks: dict[str, style.Look], height: float) -> None:
+def _panel(axes: Axes, panel: Panel, metric: Metric, looks: dict[str, style.Look], height: float) -> None:
     places = {point.run: n for n, point in enumerate(panel.runs)}
     smallest = min(p.value for s in panel.series for p in s.measured if p.value is not None)
-    size, unit = units.fitting(smallest, units.SCALES[measure.unit])
+    size, unit = units.fitting(smallest, units.SCALES[metric.unit])
     for series in panel.series:
         _line(axes, series, places, size, looks[series.key.impl])
     axes.set_xlim(-0.6, len(places) - 0.4)
-    _value_axis(axes, panel, size, f"{_title(panel, measure)}, {unit}")
+    _value_axis(axes, panel, size, f"{_title(panel, metric)}, {unit}")
     for series in panel.series:
         _levels(axes, series, places, size, looks[series.key.impl])
     _gaps(axes, panel, places, looks)
@@ -98,10 +98,10 @@ def _panel(axes: Axes, panel: Panel, measure: Measure, looks: dict[str, style.Lo
     label_ends(axes, ends, height - 1.0)
 
 
-def _title(panel: Panel, measure: Measure) -> str:
+def _title(panel: Panel, metric: Metric) -> str:
     """Name what is drawn, and the yardstick where there is only one."""
     yardsticks = {series.key.yardstick.rpartition(" version ")[0] for series in panel.series}
-    return measure.title if yardsticks == {""} or len(yardsticks) > 1 else f"time over {one_line(*yardsticks)}'s"
+    return metric.title if yardsticks == {""} or len(yardsticks) > 1 else f"time over {one_line(*yardsticks)}'s"
 
 
 def _line(axes: Axes, series: Series, places: dict[str, int], size: float, look: style.Look) -> None:
@@ -223,14 +223,14 @@ def _end(series: Series) -> str:
     return name if last.value is not None else f"{name}, now {last.gap}"
 
 
-def _legend(panels: Sequence[Panel], measure: Measure) -> list[Line2D]:
+def _legend(panels: Sequence[Panel], metric: Metric) -> list[Line2D]:
     """Explain the marks that were drawn."""
     series = [one for panel in panels for one in panel.series]
     handles = []
     if any(point.low is not None for one in series for point in one.measured):
         handles.append(_mark("95 % interval within a run", marker="|", markersize=10, linestyle=""))
     if any(one.steps.steps for one in series):
-        words = f"level between steps, with the change (+ is {measure.more}; ? stands on one run)"
+        words = f"level between steps, with the change (+ is {metric.rises}; ? stands on one run)"
         handles.append(_mark(words, linewidth=LEVEL_WIDTH, alpha=SHADED))
     if any(point.value is None for one in series for point in one.points):
         handles.append(_mark("no figure, and why", marker="x", markeredgewidth=2, linestyle=""))
