@@ -38,11 +38,6 @@ class Layout:
     experts: int
     dtype: str
 
-    @property
-    def as_it_is(self) -> bool:
-        """Whether the weights can be taken without copying."""
-        return not (self.transposed or self.interleaved)
-
     def shape(self, top_k: int) -> Shape:
         """Return the shape of the layer; how the router chose is not known here."""
         return Shape(

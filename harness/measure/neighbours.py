@@ -43,7 +43,7 @@ def cpu_time(before: CpuCount, after: CpuCount) -> CpuTime:
 def neighbours(before: CpuCount, after: CpuCount, board: Board | None) -> Neighbours:
     """Say who else was at work between two counts, and how many others have a context on the GPU."""
     spent = cpu_time(before, after)
-    listed = board.processes() if board else None
+    listed = board.process_ids() if board else None
     shares: dict[str, float | None] = {}
     if spent.capacity_s > 0:
         shares["others_share"] = spent.others_s / spent.capacity_s

@@ -121,7 +121,7 @@ def _board_facts(name: str) -> BoardFacts:
         no_energy = ""
     except NvmlUnavailable as error:
         no_energy = error.reason
-    processes = board.processes()
+    processes = board.process_ids()
     return BoardFacts(
         no_energy=no_energy,
         mig=board.mig,
@@ -129,5 +129,5 @@ def _board_facts(name: str) -> BoardFacts:
         max_sm_clock_mhz=board.max_sm_clock_mhz,
         temperature_c=board.temperature_c(),
         reasons=board.event_reasons(),
-        processes=None if processes is None else [p.pid for p in processes if p.pid != os.getpid()],
+        processes=None if processes is None else [pid for pid in processes if pid != os.getpid()],
     )

@@ -362,7 +362,7 @@ def test_time_that_no_energy_window_can_use_goes_to_the_rounds(kit: Any) -> None
         assert records["a"].energy.status == "unavailable"
         return len(records["a"].timing.samples_ns)
 
-    assert samples(board=SimpleNamespace(processes=lambda: None)) == samples()
+    assert samples(board=SimpleNamespace(process_ids=lambda: None)) == samples()
 
 
 def test_where_ceilings_cannot_be_measured_again_the_first_ones_hold(kit: Any) -> None:

@@ -52,7 +52,7 @@ class Listing:
     def __init__(self, count: int | None) -> None:
         self._count = count
 
-    def processes(self) -> list[object] | None:
+    def process_ids(self) -> list[object] | None:
         return None if self._count is None else [object()] * self._count
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 
-from harness.measure.meters.nvml import NvmlUnavailable, Process
+from harness.measure.meters.nvml import NvmlUnavailable
 from harness.running import devices
 from harness.running.facts import Facts
 
@@ -29,8 +29,8 @@ class FakeBoard:
     def total_energy_mj(self) -> int:
         raise NvmlUnavailable("no counter before Volta")
 
-    def processes(self) -> list[Process]:
-        return [Process(os.getpid(), 1), Process(999_999, 1)]
+    def process_ids(self) -> list[int]:
+        return [os.getpid(), 999_999]
 
     def sm_clock_mhz(self) -> int:
         return 1200

@@ -64,9 +64,9 @@ class _Watch:
 
     def look(self) -> None:
         """Read clock, power and event reasons once; a board at work is not called idle."""
-        clock, power = self.board.sm_clock_mhz(), self.board.power()
+        clock, power = self.board.sm_clock_mhz(), self.board.power_watts()
         self.clocks_mhz += [] if clock is None else [clock]
-        self.watts += [] if power is None else [power.watts]
+        self.watts += [] if power is None else [power]
         seen = self.board.event_reasons() or []
         self.reasons += [word for word in seen if word not in self.reasons and word != "gpu_idle"]
 

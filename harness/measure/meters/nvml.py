@@ -8,7 +8,7 @@ and CUDA does not.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,24 +45,9 @@ _ADVICE: dict[int, str] = {
 class NvmlUnavailable(Exception):  # noqa: N818 (an answer that callers record, rather than a fault)
     """NVML does not answer. ``reason`` says what was asked, why there is no answer, and what to do."""
 
-    def __init__(self, reason: str, code: int | None = None) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.code = code
-
-
-class Power(NamedTuple):
-    """Board power in watts. ``method`` is ``instant``, or ``usage``: a one-second average on Ampere and newer."""
-
-    watts: float
-    method: str
-
-
-class Process(NamedTuple):
-    """A process with a context on the board. In a container ``pid`` may be the host's number for it."""
-
-    pid: int
-    memory_bytes: int | None
 
 
 def load_nvml() -> ModuleType:
@@ -125,13 +110,13 @@ class Board:
         """
         return int(_call(self._nvml, "nvmlDeviceGetTotalEnergyConsumption", self._handle))
 
-    def power(self) -> Power | None:
-        """Power now, instantaneous where the driver says so."""
+    def power_watts(self) -> float | None:
+        """Power now; where the driver does not say, its average over a second (on Ampere and newer)."""
         instant = self._maybe(self._instant_watts, "nvmlDeviceGetFieldValues", [self._constant("FI_DEV_POWER_INSTANT")])
         if instant is not None:
-            return Power(instant, "instant")
+            return instant
         usage = self._maybe(int, "nvmlDeviceGetPowerUsage")
-        return None if usage is None else Power(usage / 1e3, "usage")
+        return None if usage is None else usage / 1e3
 
     @staticmethod
     def _instant_watts(fields: Any) -> float | None:  # noqa: ANN401 (an array of C structs)
@@ -179,10 +164,13 @@ class Board:
             return None
         return version.decode() if isinstance(version, bytes) else str(version)
 
-    def processes(self) -> list[Process] | None:
-        """List processes with a compute context on the board, this one too; None where the list is withheld."""
+    def process_ids(self) -> list[int] | None:
+        """List processes with a compute context on the board, this one too; None where the list is withheld.
+
+        In a container these may be the host's numbers.
+        """
         return self._maybe(
-            lambda found: [Process(int(one.pid), one.usedGpuMemory) for one in found],
+            lambda found: [int(one.pid) for one in found],
             "nvmlDeviceGetComputeRunningProcesses",
         )
 
@@ -200,9 +188,9 @@ def _call(nvml: ModuleType, name: str, *arguments: object) -> Any:  # noqa: ANN4
     """Call one NVML function; whatever goes wrong becomes ``NvmlUnavailable``."""
     function = getattr(nvml, name, None)
     if function is None:
-        raise NvmlUnavailable(f"{name}: the installed nvidia-ml-py is too old for it", _FUNCTION_NOT_FOUND)
+        raise NvmlUnavailable(f"{name}: the installed nvidia-ml-py is too old for it")
     try:
         return function(*arguments)
     except nvml.NVMLError as error:
         code = getattr(error, "value", None)
-        raise NvmlUnavailable(f"{name}: {_ADVICE.get(code or _SUCCESS, str(error))}", code) from None
+        raise NvmlUnavailable(f"{name}: {_ADVICE.get(code or _SUCCESS, str(error))}") from None
