@@ -50,7 +50,8 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
 
     It runs on the machine's own torch, or else on the pinned one. A GPU machine's torch is gigabytes and built for its
     driver: it is lent to the session through a path file rather than downloaded again. The session's own packages come
-    first on its path.
+    first on its path. What lies beside that torch counts as installed, and its programs start the machine's Python:
+    sessions call ``python -m TOOL``.
     """
     torch = host_torch()
     if torch:
@@ -83,7 +84,7 @@ def bench(session: nox.Session) -> None:
 def bench_pytest(session: nox.Session) -> None:
     """Measure a suite into pytest-benchmark's table: `nox -s bench_pytest -- --suite quick --benchmark-save NAME`."""
     install(session, "test")
-    session.run("pytest", "suites", "--benchmark-only", *session.posargs)
+    session.run("python", "-m", "pytest", "suites", "--benchmark-only", *session.posargs)
 
 
 @nox.session
@@ -139,7 +140,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests, on a CPU several at a time (`-- -n 0`: one); those marked cuda skip themselves without a GPU."""
     install(session, "test")
     alone = shutil.which("nvidia-smi")  # tests on a GPU share its memory and look at its meters
-    session.run("pytest", *([] if alone else SIDE_BY_SIDE), *session.posargs)
+    session.run("python", "-m", "pytest", *([] if alone else SIDE_BY_SIDE), *session.posargs)
 
 
 @nox.session
@@ -154,7 +155,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check types with mypy, strictly."""
     install(session, "typing")
-    session.run("mypy", *session.posargs)
+    session.run("python", "-m", "mypy", *session.posargs)
 
 
 @nox.session

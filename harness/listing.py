@@ -13,6 +13,11 @@ from harness.cases.traffic import TRAFFIC_KINDS
 if TYPE_CHECKING:
     from harness.running.jobs import Listed
 
+FULL_WIDTH = 110
+"""Columns of a terminal from which on everything is shown."""
+SPARED = ("from",)
+"""What a narrower one leaves out, for what an implementation does; ``--json`` has it."""
+
 Listing = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
@@ -50,7 +55,7 @@ def _what_it_does(one: Listed) -> str:
         return f"cannot be imported: {one.broken}"
     if one.missing:
         return f"needs {one.missing}" + (f"; {one.note}" if one.note else "")
-    return (f"{one.note}: " if one.note else "") + one.summary
+    return (f"{one.note}: " if one.note else "") + one.summary.replace("``", "")
 
 
 def _suites() -> Listing:

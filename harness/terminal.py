@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from harness.report.escape import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
@@ -58,7 +60,7 @@ class Bar:
             if record.status not in COLOURS:
                 self._bar.console.print(
                     f"[bold red]{record.status}[/] {escape(record.impl.name)} on {escape(record.case.label())}:"
-                    f" {escape(record.reason)}",
+                    f" {escape(one_line(record.reason))}",
                     highlight=False,
                     soft_wrap=True,
                 )
@@ -88,24 +90,32 @@ def duration(seconds: float) -> str:
 
 
 def table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Build a table; everything in it is plain text, nothing is read as markup."""
+    """Build a table; everything in it is plain text, nothing is read as markup, and a cell is one line."""
     built = Table(
-        title=Text(title) if title else None,
+        title=Text(one_line(title)) if title else None,
         title_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for header in headers:
-        built.add_column(Text(header), overflow="fold")  # a name that is cut short cannot be copied
-    for row in rows:
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    named = max((len(word) for row in cells for word in row[:1]), default=0)
+    for number, header in enumerate(headers):
+        built.add_column(
+            Text(one_line(header)),
+            overflow="fold",  # a name that is cut short cannot be copied
+            no_wrap=number == 0 and named <= out.width // 2,  # nor one that is broken
+        )
+    for row in cells:
         built.add_row(*(Text(cell) for cell in row))
     return built
 
 
-def fail(message: str) -> None:
-    """One line on standard error."""
-    err.print(f"[bold red]moebench:[/] {escape(message)}", highlight=False, soft_wrap=True)
+def fail(message: str, log: str = "") -> None:
+    """One line on standard error, whatever the message holds; below it the lines of a log."""
+    err.print(f"[bold red]moebench:[/] {escape(one_line(message))}", highlight=False, soft_wrap=True)
+    for line in log.splitlines():
+        err.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def plan_table(plan: Plan, memory_bytes: Sequence[int]) -> Table:

@@ -35,6 +35,12 @@ def whole(reference: Path) -> Run:
     return load_run(reference)
 
 
+@pytest.fixture(scope="module")
+def twin(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same records in another directory."""
+    return shutil.copytree(reference, tmp_path_factory.mktemp("twin") / "run")
+
+
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Main:
     """Run ``moebench compare`` in this process and return exit code, standard output and standard error."""
@@ -84,8 +90,8 @@ def crashed(record: Record) -> Record:
     return msgspec.structs.replace(record, status="crashed", reason="segmentation fault", timing=None)
 
 
-def test_a_run_against_itself_has_no_regression(main: Main, reference: Path, whole: Run) -> None:
-    code, out, _ = main(reference, reference, "--json")
+def test_a_run_against_itself_has_no_regression(main: Main, reference: Path, twin: Path, whole: Run) -> None:
+    code, out, _ = main(reference, twin, "--json")
     told = json.loads(out)
     assert code == 0
     assert told["regressions"] == 0
@@ -165,11 +171,11 @@ def test_another_machine_is_not_comparable_unless_asked_for(main: Main, copy: Ca
     [
         (["nowhere", "{base}"], "nowhere/run.json: No such file"),
         (["{base}", "nowhere"], "nowhere/run.json: No such file"),
-        (["{base}", "{base}", "--threshold", "200%"], "--threshold = '200%'"),
-        (["{base}", "{base}", "--threshold", "two"], "--threshold = 'two'"),
-        (["{base}", "{base}", "--metric", "speed"], "--metric = 'speed'"),
-        (["{base}", "{base}", "--across", "gpu"], "--across = 'gpu'"),
-        (["{base}", "{base}", "--impl", "nobody"], "--impl = 'nobody'"),
+        (["{base}", "{new}", "--threshold", "200%"], "--threshold = '200%'"),
+        (["{base}", "{new}", "--threshold", "two"], "--threshold = 'two'"),
+        (["{base}", "{new}", "--metric", "speed"], "--metric = 'speed'"),
+        (["{base}", "{new}", "--across", "gpu"], "--across = 'gpu'"),
+        (["{base}", "{new}", "--impl", "nobody"], "--impl = 'nobody'"),
         (["{base}", "--impl", "loop,nobody"], "--impl = 'nobody'"),
         (["{base}", "--impl", "loop,loop"], "--impl = 'loop,loop': two different implementations"),
         (["{base}", "--impl", "loop, loop"], "two different implementations"),
@@ -178,8 +184,8 @@ def test_another_machine_is_not_comparable_unless_asked_for(main: Main, copy: Ca
         ([], "give two run directories"),
     ],
 )
-def test_bad_input_is_one_line(main: Main, reference: Path, words: list[str], said: str) -> None:
-    code, out, err = main(*(word.format(base=reference) for word in words))
+def test_bad_input_is_one_line(main: Main, reference: Path, twin: Path, words: list[str], said: str) -> None:
+    code, out, err = main(*(word.format(base=reference, new=twin) for word in words))
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
@@ -198,8 +204,8 @@ def test_json_is_strict_and_stable(
     assert main(*words)[1] == out
 
 
-def test_an_absent_meter_is_said_in_its_own_words(main: Main, reference: Path) -> None:
-    code, out, _ = main(reference, reference, "--metric", "energy")
+def test_an_absent_meter_is_said_in_its_own_words(main: Main, reference: Path, twin: Path) -> None:
+    code, out, _ = main(reference, twin, "--metric", "energy")
     assert code == 3
     assert "no energy in base and new: energy is read from NVIDIA boards" in out
 
@@ -239,19 +245,12 @@ def test_two_suites_are_one_too_many(main: Main) -> None:
 
 @pytest.mark.parametrize(("columns", "full"), [("80", False), ("150", True)])
 def test_a_narrow_terminal_leaves_columns_out_rather_than_fold_them(
-    main: Main, reference: Path, monkeypatch: pytest.MonkeyPatch, columns: str, full: bool
+    main: Main, reference: Path, twin: Path, monkeypatch: pytest.MonkeyPatch, columns: str, full: bool
 ) -> None:
     monkeypatch.setattr(terminal, "out", Console(width=int(columns)))
-    _, out, _ = main(reference, reference)
+    _, out, _ = main(reference, twin)
     assert "95 % interval" in out
     assert ("counts from" in out) == full
-
-
-class Interrupted:
-    """Stands for measuring that a person stops."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        raise KeyboardInterrupt
 
 
 def test_directories_that_are_taken_are_no_run_to_resume(main: Main, tmp_path: Path) -> None:
@@ -267,9 +266,12 @@ def test_directories_that_are_taken_are_no_run_to_resume(main: Main, tmp_path: P
 def test_what_complete_pairs_gave_is_pointed_at_after_ctrl_c(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reference: Path, complete: bool
 ) -> None:
-    monkeypatch.setattr("harness.running.versus.measure_versus", Interrupted)
-    if complete:
-        shutil.copytree(reference, tmp_path / "base")
+    def interrupted(*_: object, **__: object) -> None:
+        if complete:
+            shutil.copytree(reference, tmp_path / "base")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.running.versus.measure_versus", interrupted)
     code, _, err = main("--rev", "HEAD", "tiny", "--out", tmp_path)
     assert code == 130
     assert (f"{tmp_path / 'base'} {tmp_path / 'new'}" in err) == complete

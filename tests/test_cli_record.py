@@ -124,12 +124,21 @@ def test_a_model_is_recorded_and_its_routing_replayed_in_a_bout(main: Main, mach
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["model"], "--out"),
+        (["model"], "--out is missing: the file the trace goes to"),
         (["--out", "a.npz"], "give MODEL_DIR and --prompts FILE, or --import JSON"),
         (["model", "--import", "x", "--out", "a.npz"], "give MODEL_DIR and --prompts FILE, or --import JSON"),
-        (["model", "--out", "a.npz"], "--prompts = None: a text file"),
+        (["model", "--out", "a.npz"], "--prompts is missing: a text file"),
         (["model", "--prompts", "p", "--out", "a.npz", "--greedy", "--seed", "1"], "--seed = 1: not together with"),
-        (["--import", "x", "--out", "a.npz"], "--experts = 0: how many experts"),
+        (["--import", "x", "--out", "a.npz"], "--experts is missing: how many experts"),
+        (
+            ["--import", "x", "--out", "a.npz", "--prompts", "p", "--raw"],
+            "--import takes no --prompts, --chat or --raw",
+        ),
+        (["--import", "x", "--out", "a.npz", "--seed", "0", "--greedy"], "--seed = 0: not together with"),
+        (["--import", "x", "--out", "a.npz", "--max-new-tokens", "5"], "--import takes no --max-new-tokens"),
+        (["model", "--prompts", "p", "--out", "a.npz", "--experts", "8"], "MODEL_DIR takes no --experts"),
+        (["model", "--prompts", "p", "--out", "README.md"], "--out = 'README.md': exists already"),
+        (["--import", "x", "--out", "README.md", "--experts", "8"], "--out = 'README.md': exists already"),
         (["--import", "x", "--out", "a.npz", "--experts", "8"], "--import = 'x': a JSON file of one request"),
         (["model", "--prompts", "p", "--out", "/nonexistent/a.npz"], "a file in a directory that exists"),
     ],
@@ -176,8 +185,13 @@ def test_importing(main: Main, tmp_path: Path) -> None:
         "unknown",
         f"imported from 2 files of {tmp_path.name}/mmlu",
     )
+    code, _, err = main("record", *words, "--limit", "1")
+    assert (code, read_trace(path).requests) == (2, [0, 1])
+    assert f"--out = '{path}': exists already" in " ".join(err.split())
+    path.unlink()
     code, _, _ = main("record", *words, "--limit", "1")
     assert (code, read_trace(path).requests) == (0, [0])
+    path.unlink()
     (folder / "2.json").write_text('[{"3": [[8, 1]]}]')
     code, _, err = main("record", *words)
     assert code == 2

@@ -74,7 +74,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def shape_from_config(path: str | Path) -> Shape:
-    """Read a model's ``config.json``.
+    """Read a model's ``config.json``, or the one in its directory.
 
     The Shape is named after the file's folder, or after the file when it is not called config.json; a reading by the
     common key names alone adds ``(generic reading)``.
@@ -85,6 +85,8 @@ def shape_from_config(path: str | Path) -> Shape:
         with one line that names the file, the key, and what is allowed.
     """
     path = Path(path)
+    if path.is_dir():
+        path /= "config.json"
     try:
         return _read(_load(path), path.resolve().parent.name if path.name == "config.json" else path.stem)
     except ValueError as error:
@@ -108,7 +110,7 @@ def _load(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
     require(isinstance(config, dict), "config", type(config).__name__, "a JSON object")
     return dict(config)

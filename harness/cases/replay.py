@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 KIND = "trace"
 OPTIONS = ("layer", "phase", "request", "start", "window", "rows")
+CHOICES = OPTIONS[:-1]
+"""Those that people give; the number of rows is written out with the digest."""
 PHASES = ("prefill", "decode")
 WITHOUT_CHOICE = ("expert_choice", "mixture")
 """Routers under which a token does not choose k experts of its own."""
@@ -56,7 +58,7 @@ class Replay:
     @property
     def label(self) -> str:
         """For people: the file's name instead of its path, and four digits of the digest to tell contents apart."""
-        return f"{KIND}:{Path(self.file).stem}{self._options(OPTIONS[:-1])}#{self.digest[:4]}"
+        return f"{KIND}:{Path(self.file).stem}{self._options(CHOICES)}#{self.digest[:4]}"
 
     def _options(self, names: tuple[str, ...]) -> str:
         given = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) is not None]
@@ -78,7 +80,7 @@ def parse_replay(spread: str) -> Replay:
     given: dict[str, int | str] = {}
     for option in options.split("&") if options else []:
         name, _, text = option.partition("=")
-        require(name in OPTIONS, "traffic", spread, f"no option {name!r}, {did_you_mean(name, OPTIONS)}")
+        require(name in OPTIONS, "traffic", spread, f"no option {name!r}, {did_you_mean(name, CHOICES)}")
         require(name not in given, "traffic", spread, f"{name} once")
         given[name] = _value(spread, name, text)
     require(("rows" in given) == bool(digest), "traffic", spread, "rows and a digest together, or neither")

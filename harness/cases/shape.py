@@ -20,6 +20,9 @@ ROUTER_KINDS: dict[str, str] = {
     "mixture": "every expert is weighted by the softmax, none is skipped (Jacobs 1991)",
 }
 
+MOST = 2**40
+"""Of any size; a layer's bytes are products of several, and are reckoned in floating point."""
+
 
 def require(holds: bool, key: str, value: object, allowed: str) -> None:
     """Raise ``ValueError`` in the one form every bad input has: the key, what it was, what is allowed."""
@@ -79,6 +82,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         for key in ("hidden", "expert_hidden", "experts", "top_k"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "a whole number of at least 1")
+        for key in ("hidden", "expert_hidden", "experts", "shared_experts", "shared_hidden"):
+            require(getattr(self, key) <= MOST, key, getattr(self, key), f"a whole number of at most {MOST}")
         require(self.top_k <= self.experts, "top_k", self.top_k, f"at most experts = {self.experts}")
         require(self.activation in ACTIVATIONS, "activation", self.activation, "one of " + ", ".join(ACTIVATIONS))
         clamped = self.activation == "clamped_swiglu"

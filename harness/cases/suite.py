@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SECTIONS = ("suite", "sweep", "case", "published")
 SUITE_KEYS = ("name", "description", "budget")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+MOST_SECONDS = 365 * 24 * 3600
 DEFAULT_DEVICE = "cpu"
 
 
@@ -95,8 +96,10 @@ class Suite:
         return list(found.values())
 
 
-def load_suite(path: str | Path) -> Suite:
+def load_suite(path: str | Path, layer: Axes | None = None) -> Suite:
     """Read and check a suite; every combination it holds is built once, so that none fails later.
+
+    A suite may leave its layer to the command line, whose words about it, ``layer``, are then those that are built.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def load_suite(path: str | Path) -> Suite:
     path = Path(path)
     with located(str(path)):
         suite = _parse(path, _read_toml(path))
-    suite.cases(DEFAULT_DEVICE)
+    suite.cases(DEFAULT_DEVICE, layer)
     return suite
 
 
@@ -120,7 +123,7 @@ def parse_budget(text: object) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text) if isinstance(text, str) else None
     seconds = float(match[1]) * SECONDS[match[2]] if match else 0.0
-    require(seconds > 0, "budget", text, "a time above 0 such as 90s, 4m or 1h")
+    require(0 < seconds <= MOST_SECONDS, "budget", text, "a time above 0 such as 90s, 4m or 1h, at most a year")
     return seconds
 
 
@@ -179,7 +182,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not TOML: {error}") from error
 
 

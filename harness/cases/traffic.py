@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from harness.cases.replay import KIND, Replay, parse_replay
-from harness.cases.shape import require
+from harness.cases.shape import MOST, require
 
 MOST_SEED = 2**40
 """Beyond it the seeds of a case's draws, made of it, would not fit into 64 bits."""
@@ -64,6 +64,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         require(self.tokens >= 0, "tokens", self.tokens, "a whole number of at least 0")
+        require(self.tokens <= MOST, "tokens", self.tokens, f"a whole number of at most {MOST}")
         require(0 <= self.seed <= MOST_SEED, "seed", self.seed, f"a whole number from 0 to {MOST_SEED}")
         kind, parameter = parse_spread(self.spread)
         replay = self.replay

@@ -12,8 +12,11 @@ import typer
 from rich.markup import escape
 
 from harness import terminal
+from harness.report.escape import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness.running.machine import Machine
     from harness.running.plan import Plan
 
@@ -73,6 +76,19 @@ def names(impl: str) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in impl.split(",")) if impl else None
 
 
+def check_distinct(runs: Sequence[Path]) -> None:
+    """Refuse to lay a run beside itself.
+
+    Raises
+    ------
+    ValueError
+        for the first directory that was given already, be it under another name.
+    """
+    for number, path in enumerate(runs):
+        if path.resolve() in [earlier.resolve() for earlier in runs[:number]]:
+            raise ValueError(f"RUN = {str(path)!r}: the same directory twice")
+
+
 def new_run(name: str) -> Path:
     """Where a run goes that was given no place: a folder in ``results`` with the time of day."""
     return Path("results") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
@@ -87,7 +103,7 @@ def estimate(cases: int, seconds: float, memory_bytes: int) -> str:
     """Say beforehand what a run will take."""
     many = "1 case" if cases == 1 else f"{cases} cases"
     memory = f"{memory_bytes / GIB:.1f} GiB" if memory_bytes >= GIB else f"{memory_bytes / MIB:.0f} MiB"
-    return f"{many}, at most about {terminal.duration(seconds)}, up to {memory} of memory"
+    return f"{many}, about {terminal.duration(seconds)}, up to {memory} of memory"
 
 
 def say_absences(plan: Plan) -> None:
@@ -96,7 +112,7 @@ def say_absences(plan: Plan) -> None:
 
     said = [absences(plan.not_here)] if plan.not_here else []
     for line in [*said, *(f"left out: {one}" for one in plan.left_out)]:
-        terminal.err.print(escape(line), highlight=False, soft_wrap=True)
+        terminal.err.print(escape(one_line(line)), highlight=False, soft_wrap=True)
 
 
 def print_json(content: object) -> None:

@@ -20,6 +20,7 @@ from harness.cli.app import (
     Set,
     Timeout,
     app,
+    check_distinct,
     command_line,
     estimate,
     names,
@@ -28,6 +29,8 @@ from harness.cli.app import (
     say_absences,
     this_machine,
 )
+from harness.cli.streams import os_words
+from harness.report.escape import one_line
 
 if TYPE_CHECKING:
     from harness.records.comparison import Result
@@ -74,6 +77,7 @@ def compare(  # noqa: PLR0913, PLR0917 (one parameter an option)
         runs = _measure(rev, base or "compare", (impl, device, budget, tuple(set_)), pairs, out, timeout)
         result = compare_runs(*runs, question, asked)
     elif base and new:
+        check_distinct((Path(base), Path(new)))
         result = compare_runs(load_run(Path(base)), load_run(Path(new)), question, asked)
     elif base and asked and len(asked) == 2:
         result = compare_implementations(load_run(Path(base)), *asked, question)
@@ -88,22 +92,27 @@ def _measure(
     from harness.cases.shape import require
     from harness.records.estimates import MIN_PROCESSES
     from harness.running.request import Request
-    from harness.running.versus import expected_s, measure_versus
+    from harness.running.revision import commit_of, find_sources
+    from harness.running.versus import check_free, expected_s, measure_versus
 
     require(
         pairs >= MIN_PROCESSES, "--pairs", pairs, f"{MIN_PROCESSES} or more: fewer do not show how processes differ"
     )
+    commit_of(find_sources().repository, rev)  # before minutes are promised
+    path = out or new_run("compare")
+    check_free(path)
     machine = this_machine()
     plan = Request(suite, *words).plan(machine)
     say_absences(plan)
     terminal.err.print(estimate(len(plan.planned), expected_s(plan, pairs), 2 * plan.memory_bytes))
-    path = out or new_run("compare")
     try:
         with terminal.Bar(plan.planned) as bar:
             runs = measure_versus(plan, rev, path, machine, command_line(), pairs=pairs, stage_s=timeout, progress=bar)
     except KeyboardInterrupt:
         terminal.fail(f"stopped; {_kept(path)}")
         raise
+    except OSError as error:
+        raise ValueError(f"{os_words(error)}; {_kept(path)}") from error
     terminal.err.print(f"To judge again: moebench compare {path / 'base'} {path / 'new'}", soft_wrap=True, markup=False)
     return runs
 
@@ -137,8 +146,8 @@ def _conclude(result: Result, *, as_json: bool) -> int:
             rows = [[row[n] for n in shown] for row in verdict_rows(result)]
             terminal.out.print(terminal.table("", [HEADERS[n] for n in shown], rows))
         for note in verdict_notes(result):
-            terminal.out.print(f"[dim]{escape(note)}[/dim]", highlight=False, soft_wrap=True)
-        terminal.out.print(verdict_summary(result), markup=False, highlight=False, soft_wrap=True)
+            terminal.out.print(f"[dim]{escape(one_line(note))}[/dim]", highlight=False, soft_wrap=True)
+        terminal.out.print(one_line(verdict_summary(result)), markup=False, highlight=False, soft_wrap=True)
     if result.regressions:
         return FAILURES
     return DONE if result.compared else NOTHING

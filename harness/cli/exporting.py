@@ -37,7 +37,7 @@ def asv_(
     root = checkout()
     loaded = [load_run(path) for path in dict.fromkeys(path.resolve() for path in runs)]
     for file in export_runs(loaded, out or Path(config(root).results_dir), root, machine=machine, commit=commit):
-        terminal.out.print(f"Results: {file}", soft_wrap=True, highlight=False)
+        terminal.out.print(f"Results: {file}", soft_wrap=True, highlight=False, markup=False)
     terminal.out.print("`nox -s asv -- publish` writes asv's pages.", markup=False)
 
 
@@ -60,4 +60,4 @@ def csv(
         found.to_csv(out, index=False)
     except OSError as error:
         raise ValueError(f"--out = {str(out)!r}: cannot be written: {error.strerror or error}") from None
-    terminal.out.print(f"Table: {out}", soft_wrap=True, highlight=False)
+    terminal.out.print(f"Table: {out}", soft_wrap=True, highlight=False, markup=False)

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from harness import terminal
 from harness.cli.app import (
+    BAD_INPUT,
     DONE,
     FAILURES,
     INTERRUPTED,
@@ -31,6 +32,8 @@ from harness.cli.app import (
     say_absences,
     this_machine,
 )
+from harness.cli.streams import os_words
+from harness.report.escape import one_line
 
 if TYPE_CHECKING:
     from harness.records.store import Run
@@ -135,25 +138,46 @@ def _measure(current: Session) -> int:
     if current.torn_lines:
         terminal.err.print("one torn line at the end of records.jsonl is cut off; its record is measured again")
     if current.complaint:
-        terminal.err.print(escape(current.complaint), highlight=False, soft_wrap=True)
+        terminal.err.print(escape(one_line(current.complaint)), highlight=False, soft_wrap=True)
+    kept = f"what was measured is kept. Go on with: moebench run --resume {shlex.quote(str(current.path))}"
     try:
         with terminal.Bar(current.to_do()) as bar:
             finished = current.measure(bar)
     except KeyboardInterrupt:
-        again = f"moebench run --resume {shlex.quote(str(current.path))}"
-        terminal.fail(f"stopped; what was measured is kept. Go on with: {again}")
+        terminal.fail(f"stopped; {kept}")
         return INTERRUPTED
+    except OSError as error:
+        terminal.fail(f"{os_words(error)}; {kept}")
+        return BAD_INPUT
     return _conclude(finished)
 
 
 def _conclude(finished: Run) -> int:
+    """Write the report, whatever becomes of the summary on the terminal, and return the exit code."""
     from harness.records.record import FAILURES as FAILED
-    from harness.report.page import summary_tables, write_report
+    from harness.records.store import about
+    from harness.report.page import write_report
 
     if not any(record.timing for record in finished.records):
         reasons = sorted({f"{r.impl.name} {r.status}: {r.reason}" for r in finished.records})
         terminal.fail(f"nothing was measured. {'; '.join(reasons[:3])}. All records: {finished.path / 'records.jsonl'}")
         return NOTHING
+    try:
+        with about(finished.path):
+            page = write_report([finished], finished.path)
+    except OSError as error:
+        _show(finished)
+        again = f"moebench report {shlex.quote(str(finished.path))} --out DIR"
+        terminal.fail(f"{os_words(error)}; all records are kept. For a report: {again}")
+        return BAD_INPUT
+    _show(finished)
+    terminal.out.print(f"Report: {page}", soft_wrap=True, highlight=False, markup=False)
+    return FAILURES if any(record.status in FAILED for record in finished.records) else DONE
+
+
+def _show(finished: Run) -> None:
+    from harness.report.page import summary_tables
+
     for title, text in summary_tables(finished):
         terminal.out.print(f"\n[bold]{escape(title)}[/bold]")
         terminal.out.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -162,8 +186,6 @@ def _conclude(finished: Run) -> int:
         terminal.out.print(
             f"\n{share:.0%} of {terminal.duration(finished.info.wall_s)} after start-up was spent measuring."
         )
-    terminal.out.print(f"Report: {write_report([finished], finished.path)}", soft_wrap=True, highlight=False)
-    return FAILURES if any(record.status in FAILED for record in finished.records) else DONE
 
 
 @app.command()
@@ -172,11 +194,12 @@ def validate(impl: ImplOrFile = "", device: DeviceOption = "", timeout: Timeout 
     from harness.cases.validation import validation_cases
     from harness.report.validation import summarise
     from harness.running.files import choose, files_in
-    from harness.running.plan import make_plan
+    from harness.running.plan import check_device, make_plan
     from harness.running.session import gate_only, limits_for
 
     machine = this_machine(files_in(impl))
     where = device or machine.best_device
+    check_device("--device", where, machine)
     made = make_plan("validate", "", validation_cases(where), machine, only=choose(impl, machine).only)
     with terminal.Bar(made.planned) as bar:
         records = gate_only(list(made.planned), machine, limits_for(made.devices, timeout), bar)
@@ -189,7 +212,7 @@ def validate(impl: ImplOrFile = "", device: DeviceOption = "", timeout: Timeout 
         rows = [[str(cell) for _, cell in row] for row in shown]
         terminal.out.print(terminal.table(f"agreement with the float64 oracle on {where}", headers, rows))
         for name, reason in sorted({(r.impl.name, r.reason) for r in records if r.status == "unsupported"}):
-            terminal.out.print(f"{name}: {reason}", markup=False, highlight=False)
+            terminal.out.print(one_line(f"{name}: {reason}"), markup=False, highlight=False)
         terminal.out.print(terminal.status_line(bar.statuses))
     if not any(record.status == "ok" for record in records):
         raise typer.Exit(NOTHING if all(record.status == "unsupported" for record in records) else FAILURES)

@@ -13,6 +13,8 @@ from harness.cli.app import NOTHING, Json, app, print_json
 if TYPE_CHECKING:
     from harness.traces.format import Trace
 
+DECODED = 64
+
 
 @app.command()
 def record(  # noqa: PLR0913, PLR0917 (one parameter an option)
@@ -25,7 +27,7 @@ def record(  # noqa: PLR0913, PLR0917 (one parameter an option)
     out: Annotated[Path | None, typer.Option("--out", metavar="TRACE.npz", help="Where the trace goes.")] = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", min=0, help="Tokens to decode after each prompt.")
-    ] = 64,
+    ] = DECODED,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many prompts; 0: all.")] = 0,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="S", min=0, help="Sample as the model's directory says.")
@@ -47,16 +49,27 @@ def record(  # noqa: PLR0913, PLR0917 (one parameter an option)
 ) -> None:
     """Record which experts a real model chooses, for `traffic = "trace:TRACE.npz?layer=3&phase=decode"`."""
     if out is None:
-        raise ValueError("--out = None: the file the trace goes to, such as mine.npz")
+        raise ValueError("--out is missing: the file the trace goes to, such as mine.npz")
     if greedy and seed is not None:
         raise ValueError(f"--seed = {seed}: not together with --greedy")
     if (model_dir is None) == (import_ is None):
         raise ValueError("record: give MODEL_DIR and --prompts FILE, or --import JSON and --experts E")
+    of_a_model: dict[str, object] = {
+        "--prompts": prompts,
+        "--max-new-tokens": max_new_tokens != DECODED,
+        "--seed": seed is not None,
+        "--greedy": greedy,
+        "--chat or --raw": chat is not None,
+        "--device": device,
+    }
+    _refuse_idle(*(("MODEL_DIR", {"--experts": experts, "--name": name}) if model_dir else ("--import", of_a_model)))
+    if out.exists():
+        raise ValueError(f"--out = {str(out)!r}: exists already; name a new file, or take that one away")
     if import_ is not None:
         _show(_import(import_, out, experts, name, limit), out, as_json)
         return
     if prompts is None:
-        raise ValueError("--prompts = None: a text file, one prompt a line")
+        raise ValueError("--prompts is missing: a text file, one prompt a line")
     template = "" if chat is None else "chat" if chat else "raw"
     said = _record(str(model_dir), prompts, out, (max_new_tokens, limit, template, seed, device))
     if said:
@@ -65,6 +78,12 @@ def record(  # noqa: PLR0913, PLR0917 (one parameter an option)
     from harness.traces.reading import read_trace
 
     _show(read_trace(out), out, as_json)
+
+
+def _refuse_idle(beside: str, given: dict[str, object]) -> None:
+    """Refuse options that would do nothing beside what was chosen."""
+    if idle := [option for option, value in given.items() if value]:
+        raise ValueError(f"{beside} takes no {', '.join(idle)}")
 
 
 def _record(model: str, prompts: Path, out: Path, words: tuple[int, int, str, int | None, str]) -> str:
@@ -98,7 +117,7 @@ def _import(path: Path, out: Path, experts: int, name: str, limit: int) -> Trace
     from harness.traces.writing import write_trace
 
     if experts == 0:
-        raise ValueError("--experts = 0: how many experts a layer of the model has; the files do not say")
+        raise ValueError("--experts is missing: how many experts a layer of the model has; the files do not say")
     files = request_files(path, limit)
     source = f"imported from {len(files)} files of {path.resolve().parent.name}/{path.name}"
     created = datetime.now(UTC).isoformat(timespec="seconds")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from asv.results import iter_results_for_machine
 
 from harness.export.asv_calls import call_asv, checkout, commit_id, config, git, know_machine
-from harness.export.judge import WORSE, Finding, findings, summary
+from harness.export.judge import WORSE, Finding, findings, summary, undecided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,11 +95,13 @@ def _results(root: Path, machine: str, commit: str, since_ms: int) -> Results | 
 
 
 def conclude(found: Sequence[Finding]) -> int:
-    """Print what was found, worst first, and return the exit code. What merely could not be told is only counted."""
+    """Print what was found, worst first, and return the exit code. Of what could not be told the first are named."""
     for one in found:
         if one.suspect or one.word not in {"SAME", "AMBIGUOUS"}:
             _say(str(one))
     _say(summary(found))
+    if told := undecided(found):
+        _say(told)
     if any(one.word == "BROKEN" for one in found):
         return BROKEN
     if any(one.word in WORSE for one in found):

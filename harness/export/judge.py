@@ -28,6 +28,8 @@ THRESHOLD = 0.03
 """Share of a time that is not worth a verdict."""
 LEAST_BESIDE = 4
 """Implementations of a series from which on the median of the others is nobody's own."""
+FEW = 3
+"""Ambiguous ones that are named."""
 EVERYBODY = "every implementation"
 MORE_BYTES, MORE_ERROR = 1.03, 1.5
 """Factors from which on peak memory and error are worse. Neither is noisy: the same commit repeats them to the byte."""
@@ -107,6 +109,16 @@ def summary(found: Iterable[Finding]) -> str:
     """Count what was found, in one line."""
     counts = Counter(one.word for one in found)
     return ", ".join(f"{counts[word]} {word.lower()}" for word in _ORDER if counts[word]) or "nothing to compare"
+
+
+def undecided(found: Iterable[Finding]) -> str:
+    """Name the first of those that could not be told, and say what would decide; empty without any."""
+    names = [f"{one.implementation} in {one.series}" for one in found if one.word == "AMBIGUOUS"]
+    if not names:
+        return ""
+    rest = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    decided = "a quieter machine would decide, or more samples: `moebench compare --rev BASE --pairs 20`"
+    return f"ambiguous, neither slower nor surely the same: {'; '.join(names[:FEW])}{rest}; {decided}"
 
 
 def _lost(pairs: Iterable[Pair]) -> Iterator[Finding]:

@@ -66,7 +66,7 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"MODEL_DIR = {str(folder)!r}: a local directory with a model's config.json")
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{config}: not JSON: {error}") from error
     if not isinstance(settings, dict) or "auto_map" in settings:
         raise ValueError(f"{config}: a model that transformers knows; one with code of its own (auto_map) is not run")

@@ -2,17 +2,19 @@
 
 Appending is locked and atomic enough to be killed at any moment: a bout's lines go out in one write and are synced. A
 torn last line, which only a crash of the machine can leave, is skipped and counted when reading, and cut off before the
-next append, so that it never corrupts the line after it.
+next append, so that it never corrupts the line after it. Who measures into a run holds a lock on it meanwhile, which
+ends with the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from harness.cases.case import PlannedCase
 from harness.cases.published import Published
@@ -20,10 +22,17 @@ from harness.records.environment import Environment
 from harness.records.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 RECORDS, INFO, ENVIRONMENT = "records.jsonl", "run.json", "environment.json"
+MEASURING = ".measuring"
+"""The file that is locked while somebody measures into the run."""
+FEW = 4
+"""Runs that are named where their folder was given instead."""
+IN_PROGRESS = "is being measured just now, by another process"
+PATIENCE_S = 0.5
+"""Somebody who only looks whether a run is being measured holds its lock for an instant."""
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -97,7 +106,7 @@ class RunStore:
                     known.add(record.key)
                     fresh.append(record)
             lines = b"".join(msgspec.json.encode(record) + b"\n" for record in fresh)
-            with (self.path / RECORDS).open("ab+") as file:
+            with about(self.path / RECORDS), (self.path / RECORDS).open("ab+") as file:
                 _cut_torn_line(file.fileno())
                 file.write(lines)
                 file.flush()
@@ -113,6 +122,52 @@ class RunStore:
         """Replace ``environment.json`` in one step."""
         with self._lock:
             replace_file(self.path / ENVIRONMENT, environment)
+
+
+@contextlib.contextmanager
+def measuring(path: Path) -> Iterator[None]:
+    """Hold a run directory for oneself while measuring into it: two at a time would spoil each other's times.
+
+    Raises
+    ------
+    ValueError
+        when another process measures into it.
+    """
+    lock = FileLock(path / MEASURING, timeout=PATIENCE_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{path}: {IN_PROGRESS}; wait for its end, or stop it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def in_progress(path: Path) -> bool:
+    """Whether some process measures into a run directory just now."""
+    if not (path / MEASURING).exists():
+        return False
+    lock = FileLock(path / MEASURING, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:  # somebody else's run, which may only be read
+        return False
+    lock.release()
+    return False
+
+
+@contextlib.contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Give an error of the system the path that it is about where it names none, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def load_run(path: Path) -> Run:
@@ -139,7 +194,8 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     Raises
     ------
     ValueError
-        naming the file and line of a whole line that cannot be read.
+        naming the file and line of a whole line that cannot be read, that is filed under another case than its own, or
+        that is a second record of one implementation in one case.
     """
     file = path / RECORDS
     if not file.exists():
@@ -147,26 +203,53 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     *whole, torn = file.read_bytes().split(b"\n")
     decoder = msgspec.json.Decoder(Record)
     records = []
+    lines: dict[tuple[str, str], int] = {}
     for number, line in enumerate(whole, start=1):
         try:
-            records.append(decoder.decode(line))
+            record = decoder.decode(line)
+            _check_place(record, lines.setdefault(record.key, number), number)
         except ValueError as error:
             raise ValueError(f"{file}: line {number}: {_unread(error)}") from None
+        records.append(record)
     return records, int(bool(torn))
+
+
+class _MisplacedError(ValueError):
+    """A record that does not belong where it stands."""
+
+
+def _check_place(record: Record, first: int, number: int) -> None:
+    """Refuse a record whose case is not the one it is filed under, and a second one where ``first`` is the first."""
+    if first != number:
+        raise _MisplacedError(
+            f"{record.impl.name} on case {record.case_id} once more, which line {first} holds already: lines of two"
+            " runs were put together, or one was copied; delete one of the two lines"
+        )
+    if record.case.case_id != record.case_id:
+        raise _MisplacedError(
+            f"its case is {record.case.case_id}, not {record.case_id} under which it is filed: it was changed by hand,"
+            f" or another version of moebench wrote it; {_AGAIN}"
+        )
+
+
+_AGAIN = "delete that line; its case is then measured again by run --resume"
 
 
 def _unread(error: ValueError) -> str:
     """Say what a line that cannot be read is, and what to do about it."""
-    again = "delete that line; its case is then measured again by run --resume"
+    if isinstance(error, _MisplacedError):
+        return str(error)
     if isinstance(error, msgspec.ValidationError):
-        return f"not a record of this version of moebench ({error}): read it with the version that wrote it, or {again}"
-    return f"not JSON ({error}): {again}"
+        return (
+            f"not a record of this version of moebench ({error}): read it with the version that wrote it, or {_AGAIN}"
+        )
+    return f"not JSON ({error}): {_AGAIN}"
 
 
 def replace_file(path: Path, content: msgspec.Struct | dict[str, Any]) -> None:
     """Write content as indented JSON through a temporary file, so that readers see the old or the new, never half."""
     temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
+    with about(path), temporary.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -178,7 +261,9 @@ def _read(path: Path, kind: type[S]) -> S:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
         parts = f"{RECORDS}, {INFO} and {ENVIRONMENT}"
-        raise ValueError(f"{path}: {error.strerror}; a run directory holds {parts}") from None
+        inside = sorted(str(one.parent) for one in path.parent.glob(f"*/{INFO}"))
+        runs = f"; runs lie in {', '.join(inside[:FEW])}{' and more' * (len(inside) > FEW)}" if inside else ""
+        raise ValueError(f"{path}: {error.strerror}; a run directory holds {parts}{runs}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not written by this version of moebench: {error}") from None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness.cases.cost import memory_estimate_bytes
+from harness.cases.cost import memory_estimate_bytes, useful_flops
 from harness.cases.shape import require
 from harness.running.pacing import LEAST_SHARE
 from harness.running.runner import chunks
@@ -23,8 +23,12 @@ BOUT_SECONDS = {"cpu": 12.0, "cuda": 6.0}
 """Budget of one bout where the suite names none."""
 LEAST_BOUT_SECONDS = 0.2
 """However small its share: inputs, oracle, gate and the fewest rounds (a small layer; 0.15 to 0.25 s on two cores)."""
-CPU_SECONDS_PER_GIB = 4.0
-"""Of a case's memory, to make weights and compute the oracle: 2.5 to 4 s on two cores. On a GPU nobody measured it."""
+AHEAD_SECONDS = {"forward": (0.008, 0.0015), "training": (0.055, 0.035)}
+"""Per million weights of a layer, for a case and for each implementation: weights are made and the oracle computed, in
+training its gradients held against each implementation's. On one core or two, whatever the dtype. On a GPU nobody
+measured it."""
+GFLOP_SECONDS = 0.02
+"""Of a call's work, for the oracle and for each implementation's calls to be checked, on the same cores."""
 WORKER_START_SECONDS = 5.0
 """Importing torch and the implementations, once a layer."""
 CEILINGS_SECONDS = 8.0
@@ -64,10 +68,19 @@ class Plan:
         That is what comes before the clock starts, and the share of the budget that timing keeps however long that was.
         """
         starts = len(chunks(self.planned, one_worker=False)) * WORKER_START_SECONDS
-        on_cpu = sum(memory_estimate_bytes(one.case) for one in self.planned if one.case.device == "cpu")
-        ahead_s = LEAST_BOUT_SECONDS * len(self.planned) + CPU_SECONDS_PER_GIB * on_cpu / 2**30
+        ahead_s = LEAST_BOUT_SECONDS * len(self.planned) + sum(map(_ahead_s, self.planned))
         bouts_s = max(self.budget_s, ahead_s + LEAST_SHARE * self.budget_s)
         return starts + CEILINGS_SECONDS * len(self.devices) + bouts_s
+
+
+def _ahead_s(one: PlannedCase) -> float:
+    """Seconds before the clock of a case starts, beyond the least."""
+    case, several = one.case, len(one.implementations or ())
+    if case.device != "cpu":
+        return 0.0
+    for_case, for_each = AHEAD_SECONDS[case.pass_]
+    gflop = useful_flops(case, case.traffic.tokens * case.shape.active_experts) / 1e9
+    return (for_case + several * for_each) * case.shape.total_params / 1e6 + (1 + several) * GFLOP_SECONDS * gflop
 
 
 def make_plan(
@@ -101,8 +114,7 @@ def make_plan(
         not_here |= {name: machine.missing[name] for name in asked if name in machine.missing}
         for name in asked:
             require(name in known or name in not_here, "implementation", name, "one of " + ", ".join(known))
-        has_device = one.case.device in machine.environment.devices
-        require(has_device, "device", one.case.device, "one of " + ", ".join(machine.environment.devices))
+        check_device("device", one.case.device, machine)
         names = tuple(name for name in asked if name in known and (only is None or name in only))
         if names:
             resolved.append(msgspec.structs.replace(one, implementations=names))
@@ -126,6 +138,21 @@ def check_only(only: tuple[str, ...] | None, machine: Machine) -> None:
     for name in only or ():
         require(name not in machine.missing, "--impl", name, f"not here, needs {machine.missing.get(name)}")
         require(name in machine.usable, "--impl", name, "one of " + ", ".join(machine.usable))
+
+
+def check_device(key: str, device: str, machine: Machine) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises
+    ------
+    ValueError
+        with the key under which it was given.
+    """
+    there = tuple(machine.environment.devices)
+    allowed = "one of " + ", ".join(there)
+    if device.startswith("cuda") and not any(name.startswith("cuda") for name in there):
+        allowed += "; torch sees no CUDA device here, `moebench doctor` tells why"
+    require(device in there or (device == "cuda" and "cuda:0" in there), key, device, allowed)
 
 
 def absences(not_here: Mapping[str, str]) -> str:

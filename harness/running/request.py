@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.cases.axes import parse_override
+from harness.cases.axes import LAYER_KEYS, parse_override
+from harness.cases.huggingface import shape_from_config
 from harness.cases.shipped import find_suite
 from harness.cases.suite import load_suite, located, parse_budget, those_that_fit
 from harness.running.child import available_memory_bytes
 from harness.running.files import choose
-from harness.running.plan import check_only, make_plan
+from harness.running.plan import check_device, check_only, make_plan
 
 if TYPE_CHECKING:
     from harness.cases.axes import Value
@@ -39,10 +40,12 @@ class Request:
         """
         chosen = choose(self.impl, machine)
         check_only(chosen.only, machine)
-        suite = load_suite(find_suite(self._suite_name(machine)))
+        axes = self._axes(machine)
+        layer = {key: values for key, values in axes.items() if key in LAYER_KEYS}
+        suite = load_suite(find_suite(self._suite_name(machine)), layer)
         budget_s = parse_budget(self.budget) if self.budget else None
         left_out: list[str] = []
-        cases = suite.cases(machine.best_device, self._axes(), left_out)
+        cases = suite.cases(machine.best_device, axes, left_out)
         with located(str(suite.path)):
             cases, too_large = those_that_fit(cases, available_memory(machine))
             made = make_plan(
@@ -62,7 +65,13 @@ class Request:
         on_gpu = (self.device or machine.best_device).startswith("cuda")
         return "reference" if on_gpu else "quick"
 
-    def _axes(self) -> dict[str, tuple[Value, ...]]:
+    def _axes(self, machine: Machine) -> dict[str, tuple[Value, ...]]:
+        """Return the axes that options replace, checked where the suite's name would only mislead."""
+        for device in self.device.split(",") if self.device else ():
+            check_device("--device", device.strip(), machine)
+        for model in self.model.split(",") if self.model else ():
+            with located("--model"):
+                shape_from_config(model.strip())
         given = list(self.overrides)
         if self.device:
             given.append(f"device={self.device}")

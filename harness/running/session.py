@@ -11,7 +11,7 @@ import msgspec
 
 from harness.cases.replay import replayed
 from harness.cases.shape import require
-from harness.records.store import INFO, RunInfo, RunStore, load_run, read_records
+from harness.records.store import IN_PROGRESS, INFO, RunInfo, RunStore, in_progress, load_run, measuring, read_records
 from harness.running.calibrate import load_calibrations
 from harness.running.child import Limits, available_memory_bytes
 from harness.running.machine import measure_ceilings
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from harness.running.machine import Machine
     from harness.running.plan import Plan
     from harness.running.runner import Progress
+
+
+UNKNOWN = "unknown"
+"""The source hash of an implementation that could not be imported, or that has no file."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,18 @@ class Session:
         """Measure what is missing, keeping each bout as soon as it is over, and return the whole run.
 
         On KeyboardInterrupt, or whatever else ends it early, everything measured so far is on disk.
+
+        Raises
+        ------
+        ValueError
+            when another process measures into the run just now.
         """
         store = RunStore(self.path)
+        with measuring(self.path):
+            self._measure(store, progress)
+        return load_run(self.path)
+
+    def _measure(self, store: RunStore, progress: Progress) -> None:
         course = self._course(store)
         runner = Runner(course, store.append, progress)
         earlier = self.info.measuring_s, self.info.wall_s
@@ -65,7 +79,6 @@ class Session:
             self.info.wall_s = earlier[1] + course.wall_s
             store.write_info(self.info)
             store.write_environment(msgspec.structs.replace(self.machine.environment, ceilings=course.ceilings))
-        return load_run(self.path)
 
     def _course(self, store: RunStore) -> Course:
         """Measure the ceilings that the run does not hold yet, and settle what stays the same over it."""
@@ -126,10 +139,11 @@ def resume(path: Path, machine: Machine, stage_s: float) -> Session:
     Raises
     ------
     ValueError
-        when there is no run, it was taken in another environment, whose numbers must not be mixed with this one's, or a
-        trace it replays has changed.
+        when there is no run, somebody still measures into it, it was taken in another environment, whose numbers must
+        not be mixed with this one's, or an implementation or a trace in it has changed.
     """
     run = load_run(path)
+    require(not in_progress(path), "--resume", str(path), IN_PROGRESS)
     then, now_here = run.environment.environment_id, machine.environment.environment_id
     if then != now_here:
         raise ValueError(
@@ -138,6 +152,7 @@ def resume(path: Path, machine: Machine, stage_s: float) -> Session:
     for one in run.info.plan:
         if one.case.traffic.replay:
             replayed(one.case.traffic.spread)  # what is measured now must be the trace that was measured then
+    _check_sources(run, machine)
     devices = tuple(dict.fromkeys(one.case.device for one in run.info.plan))
     calibrations, complaint = load_calibrations(now_here)
     known = msgspec.structs.replace(
@@ -147,6 +162,32 @@ def resume(path: Path, machine: Machine, stage_s: float) -> Session:
     )
     machine, limits = replace(machine, environment=known), limits_for(devices, stage_s)
     return Session(path, run.info, machine, limits, run.torn_lines, complaint)
+
+
+def _check_sources(run: Run, machine: Machine) -> None:
+    """Refuse to measure the rest of an implementation that is another one now: a run holds one version of each.
+
+    Raises
+    ------
+    ValueError
+        naming it and what differs.
+    """
+    to_do = {
+        name for one in remaining(run.info.plan, {r.key for r in run.records}) for name in one.implementations or ()
+    }
+    for record in run.records:
+        then, now_here = record.impl, machine.listed.get(record.impl.name)
+        if then.name not in to_do or now_here is None or UNKNOWN in {then.source_hash, now_here.source_hash}:
+            continue
+        for what, before, after in (
+            ("version", then.version, now_here.version),
+            ("source", then.source_hash, now_here.source_hash),
+        ):
+            if before != after:
+                raise ValueError(
+                    f"--resume = {str(run.path)!r}: {then.name} has changed since: {what} {before} then, {after} now;"
+                    " put it back as it was, or start a new run"
+                )
 
 
 def files_of(path: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import msgspec
 
 from harness.cases.shape import require
 from harness.cases.suite import check_memory, located
-from harness.records.store import RunStore, load_run
+from harness.records.store import RunStore, load_run, measuring
 from harness.running import session
 from harness.running.child import Outfit
 from harness.running.environment import git_state
@@ -64,7 +64,7 @@ def measure_versus(
         for an unknown revision or no repository, a case too large for two workers, or directories that are not empty.
     """
     require(pairs >= 1, "--pairs", pairs, "a number above 0")
-    _check_free(out)
+    check_free(out)
     sources = find_sources()
     sha = commit_of(sources.repository, rev)
     limits = _halved(session.limits_for(plan.devices, stage_s))
@@ -76,17 +76,25 @@ def measure_versus(
         with _directories(out, sides):
             laid = [_start(plan, side, out / side.name, command, stage_s) for side in sides]
             match = Match(sides, plan, limits, progress)
-            try:
-                match.run(pairs)
-                for one in laid:
-                    one.info.finished_at = session.now()
-            finally:
-                base, new = (_write(match, side, one) for side, one in zip(sides, laid, strict=True))
+            with measuring(laid[0].path), measuring(laid[1].path):
+                try:
+                    match.run(pairs)
+                    for one in laid:
+                        one.info.finished_at = session.now()
+                finally:
+                    base, new = (_write(match, side, one) for side, one in zip(sides, laid, strict=True))
     progress.done(new.records)
     return base, new
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
+    """Refuse a place that holds a comparison already.
+
+    Raises
+    ------
+    ValueError
+        naming the directory that is not empty.
+    """
     for place in (out / BASE, out / NEW):
         if place.is_dir() and any(place.iterdir()):
             raise ValueError(f"--out = {str(out)!r}: {place} is there already and not empty; choose another --out")
@@ -95,7 +103,7 @@ def _check_free(out: Path) -> None:
 @contextlib.contextmanager
 def _directories(out: Path, sides: tuple[Side, Side]) -> Iterator[None]:
     """Take away the directories that come to be meanwhile, should it end early without a complete pair."""
-    _check_free(out)  # again, since a look at the revision takes seconds: what somebody else put there is not ours
+    check_free(out)  # again, since a look at the revision takes seconds: what somebody else put there is not ours
     made = [path for path in (out, *out.parents) if not path.exists()]
     try:
         yield

@@ -302,11 +302,20 @@ def test_what_is_wrong_is_said_in_one_line(config: object, message: str, write: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_s_directory_stands_for_its_config(write: Write) -> None:
+    path = write(RELEASED["dbrx"])
+    assert path.name == "config.json"
+    assert shape_from_config(path.parent) == shape_from_config(path)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"missing\.json: cannot be read: No such file"):
         shape_from_config(tmp_path / "missing.json")
-    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match=r"config\.json: cannot be read: No such file"):
         shape_from_config(tmp_path)
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match=r"deep\.json: not JSON: maximum recursion depth"):
+        shape_from_config(tmp_path / "deep.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not JSON"):
         shape_from_config(tmp_path / "binary.json")

@@ -86,6 +86,7 @@ def test_what_is_written_is_read(asked: Replay, resolved: bool) -> None:
         ("trace:", "the name of a shipped trace"),
         ("trace:?layer=1", "the name of a shipped trace"),
         ("trace:a?layr=1", "no option 'layr', did you mean 'layer'"),
+        ("trace:a?foo=7", "one of layer, phase, request, start, window$"),
         ("trace:a?layer", "layer a whole number of at least 0"),
         ("trace:a?layer=-1", "layer a whole number"),
         ("trace:a?layer=1.5", "layer a whole number"),

@@ -224,6 +224,30 @@ def test_an_override_can_be_what_does_not_fit(write: Write) -> None:
         suite.cases("cpu", {"tokenz": [1]})
 
 
+def test_a_suite_may_leave_its_layer_to_the_command_line(write: Write) -> None:
+    path = write('[suite]\nname = "x"\n[[sweep]]\ntokens = 1')
+    with pytest.raises(
+        ValueError, match=r"x\.toml: sweep 1: hidden, expert_hidden, experts, top_k missing: give preset"
+    ):
+        load_suite(path)
+    layer = {"preset": ["olmoe-1b-7b"]}
+    (one,) = load_suite(path, layer).cases("cpu", layer)
+    assert one.case.shape.name == "olmoe-1b-7b"
+
+
+def test_nested_too_deep_is_one_line(write: Write) -> None:
+    with pytest.raises(ValueError, match=r"x\.toml: not TOML: maximum recursion depth"):
+        load_suite(write(SWEEP + "tokens = " + "[" * 5000 + "]" * 5000))
+
+
+@pytest.mark.parametrize("key", ["hidden", "expert_hidden", "experts", "shared_hidden", "tokens"])
+def test_sizes_that_no_float_holds_are_refused(write: Write, key: str) -> None:
+    suite = load_suite(write(SWEEP + "tokens = 1"))
+    sizes = {"shared_experts": [1], "shared_hidden": [8], key: [10**400]}
+    with pytest.raises(ValueError, match=rf"{key} = 10+: a whole number of at most {2**40}$"):
+        suite.cases("cpu", sizes)
+
+
 def test_implementation_override_replaces_the_filter(write: Write) -> None:
     suite = load_suite(write(SWEEP + 'tokens = 1\nimplementation = ["loop"]'))
     assert [p.implementations for p in suite.cases("cpu", {"implementation": ["soft", "soft"]})] == [("soft",)]
@@ -234,7 +258,9 @@ def test_budgets(text: str, seconds: float) -> None:
     assert parse_budget(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "4", "m", "4 m", "-4m", "0s", "4min", "1h30m", "infs", 4, None, "4m\n"])
+@pytest.mark.parametrize(
+    "text", ["", "4", "m", "4 m", "-4m", "0s", "4min", "1h30m", "infs", 4, None, "4m\n", "9" * 400 + "s", "8761h"]
+)
 def test_malformed_budgets(text: object) -> None:
     with pytest.raises(ValueError, match=r"^budget = "):
         parse_budget(text)

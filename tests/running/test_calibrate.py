@@ -99,7 +99,7 @@ def test_what_was_asked_for_replaces_the_suite_s(machine: Machine) -> None:
         ({"overrides": ("tokens=1,2",)}, r"this has 2: .*T=1 .*; .*T=2 "),
         ({"overrides": ("implementation=loop,grouped",)}, r"--impl = .*: one implementation .* of loop, grouped"),
         ({"impl": "nobody"}, r"--impl = 'nobody': one of loop, grouped, dense"),
-        ({"device": "cuda"}, r"device = 'cuda:0': one of cpu"),
+        ({"device": "cuda"}, r"--device = 'cuda': one of cpu; torch sees no CUDA"),
         ({"trials": 0}, r"--trials = 0: a whole number above 0"),
         ({"trial_s": 0.0}, r"--trial-seconds = 0.0: a number of seconds above 0"),
         ({"trial_s": float("nan")}, r"--trial-seconds = nan: "),

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.cases.case import Case, PlannedCase
 from harness.cases.cost import memory_estimate_bytes
+from harness.cases.shape import Shape
+from harness.cases.traffic import Traffic
 from harness.running.plan import (
     BOUT_SECONDS,
     CEILINGS_SECONDS,
-    CPU_SECONDS_PER_GIB,
     LEAST_BOUT_SECONDS,
     WORKER_START_SECONDS,
     Plan,
@@ -97,9 +99,21 @@ def test_what_comes_before_the_clock_counts_where_the_budget_is_too_small_for_it
     ahead_s = 100 * LEAST_BOUT_SECONDS + 0.25 * 4.0
     least_s = WORKER_START_SECONDS + CEILINGS_SECONDS + ahead_s
     assert least_s <= many.expected_s < least_s + 1.0
-    large = made(plans, plans.planned(hidden=65536), budget_s=0.1)
-    gib = large.memory_bytes / 2**30
-    assert large.expected_s > WORKER_START_SECONDS + CEILINGS_SECONDS + CPU_SECONDS_PER_GIB * gib
+
+
+def test_training_and_every_implementation_take_their_time_before_the_clock(plans: Any) -> None:
+    """Two fp32 training cases of 64 experts of 2048 x 1024 once took 81 s and 111 s before their clocks started."""
+    names = ("a", "b", "c", "d", "e")
+    shape = Shape(hidden=2048, expert_hidden=1024, experts=64, top_k=8)
+
+    def expected_s(pass_: str, several: int) -> float:
+        cases = [Case(shape=shape, traffic=Traffic(tokens=t), dtype="fp32", pass_=pass_) for t in (16, 64)]  # type: ignore[arg-type]
+        planned = tuple(PlannedCase(case=case, implementations=names[:several]) for case in cases)
+        return Plan("s", "", planned, budget_s=1.0).expected_s
+
+    assert 150 < expected_s("training", 5) < 300
+    assert expected_s("forward", 5) < 60
+    assert expected_s("training", 1) < 0.5 * expected_s("training", 5)
 
 
 def test_chunks_are_neighbours_that_share_a_layer(plans: Any) -> None:

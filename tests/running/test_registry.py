@@ -67,6 +67,14 @@ def test_bad_names_are_refused(name: str) -> None:
         implementation(name, family="loop")
 
 
+def test_a_name_that_no_table_has_room_for_is_refused() -> None:
+    implementation("a" * 80, family="loop")
+    with pytest.raises(
+        ValueError, match=r"^implementation name 'aaaaaaaaaaaaaaaaaaaa'…: at most 80 characters, not 81$"
+    ):
+        implementation("a" * 81, family="loop")
+
+
 @pytest.mark.parametrize("name", ["a", "7", "sonic-moe", "vllm.fused_moe", "a1_b-c.d"])
 def test_good_names_are_taken(name: str) -> None:
     implementation(name, family="loop")(prepare)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,14 @@ def test_auto_without_a_gpu(plans: Any) -> None:
         ({"suite": "nosuch"}, "suite = 'nosuch': a TOML file, or the name of a shipped suite"),
         ({"impl": "nope"}, "--impl = 'nope': one of einsum, loop"),
         ({"impl": "loop,"}, "--impl = '': one of einsum, loop"),
-        ({"device": "tpu"}, "device = 'tpu'"),
-        ({"device": "cuda:7"}, "device = 'cuda:7': one of cpu, cuda:0"),
+        ({"device": "tpu"}, "--device = 'tpu': one of cpu, cuda:0"),
+        ({"device": "cuda:7"}, "--device = 'cuda:7': one of cpu, cuda:0"),
+        ({"device": "cpu,cuda:7"}, "--device = 'cuda:7'"),
         ({"budget": "soon"}, "budget = 'soon': a time above 0 such as 90s"),
         ({"overrides": ("tokens=-1",)}, "tokens = -1"),
         ({"overrides": ("tokens",)}, "tokens"),
         ({"overrides": ("sigma=3",)}, "sigma = '3': not a key of a sweep"),
-        ({"model": "/nowhere/config.json"}, "/nowhere/config.json: cannot be read"),
+        ({"model": "/nowhere/config.json"}, "--model: /nowhere/config.json: cannot be read"),
     ],
     ids=str,
 )
@@ -96,6 +98,27 @@ def test_bad_words_are_said_in_one_line(suite: str, machine: Any, words: dict[st
         Request(**({"suite": suite} | words)).plan(machine)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_gpu_asking_for_one_says_who_knows_why(suite: str, plans: Any) -> None:
+    machine = plans.machine("loop", "einsum")
+    why = "one of cpu; torch sees no CUDA device here, `moebench doctor` tells why"
+    with pytest.raises(ValueError, match=rf"^--device = 'cuda': {why}$"):
+        Request(suite, device="cuda").plan(machine)
+    with pytest.raises(ValueError, match=rf"mine\.toml: device = 'cuda:0': {why}$"):
+        Request(suite, overrides=("device=cuda",)).plan(machine)
+
+
+def test_a_layer_from_the_command_line_where_the_suite_has_none(machine: Any, tmp_path: Path) -> None:
+    path = tmp_path / "bare.toml"
+    path.write_text('[suite]\nname = "bare"\n[[sweep]]\ntokens = 8\n')
+    config = {"model_type": "mixtral", "hidden_size": 32, "intermediate_size": 16, "num_local_experts": 8}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(
+        json.dumps(config | {"num_experts_per_tok": 2, "hidden_act": "silu"})
+    )
+    (one,) = Request(str(path), model=str(tmp_path / "mine"), device="cpu").plan(machine).planned
+    assert (one.case.shape.name, one.case.shape.experts) == ("mine", 8)
 
 
 def test_errors_of_the_suite_name_its_file_and_those_of_options_do_not(suite: str, machine: Any) -> None:

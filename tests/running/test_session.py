@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from harness.records.environment import Ceilings
-from harness.records.store import ENVIRONMENT, INFO, RECORDS, RunStore, load_run, read_records
+from harness.records.store import ENVIRONMENT, INFO, RECORDS, RunStore, in_progress, load_run, measuring, read_records
 from harness.running import session
 from harness.running.child import Limits
 from harness.running.machine import MachineError, look_around
@@ -208,6 +208,62 @@ def test_a_run_whose_trace_is_gone_is_not_resumed(tmp_path: Path, machine: Machi
     session.start(replace(plan, planned=(replaying,)), tmp_path / "run", machine, "moebench run", 5.0)
     with pytest.raises(ValueError, match=r"trace:/gone\.npz': no such file"):
         session.resume(tmp_path / "run", machine, 5.0)
+
+
+def test_a_run_in_progress_is_left_alone(
+    plan: Plan, machine: Machine, tmp_path: Path, workers_measure: Callable[..., Path], asked: Asked
+) -> None:
+    said = workers_measure()
+    laid_out = session.start(plan, tmp_path, machine, "c", 9.0)
+    second = session.resume(tmp_path, machine, 9.0)
+    with measuring(tmp_path):
+        with pytest.raises(ValueError, match=r"^--resume = .*: is being measured just now, by another process$"):
+            session.resume(tmp_path, machine, 9.0)
+        for one in (laid_out, second):
+            with pytest.raises(ValueError, match="is being measured just now, by another process"):
+                one.measure(Silent())
+    assert not said.exists()
+    assert keys(second.measure(Silent()).records) == pairs(plan)
+
+
+def test_a_run_is_taken_while_it_is_measured(
+    plan: Plan, machine: Machine, tmp_path: Path, workers_measure: Callable[..., Path], asked: Asked
+) -> None:
+    seen: list[bool] = []
+
+    class Looking(Silent):
+        def done(self, records: Sequence[Record]) -> None:
+            seen.append(in_progress(tmp_path))
+
+    workers_measure()
+    session.start(plan, tmp_path, machine, "c", 9.0).measure(Looking())
+    assert set(seen) == {True}
+    assert not in_progress(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["source", "version"])
+def test_an_implementation_that_has_changed_is_not_measured_into_the_same_run(
+    plan: Plan, machine: Machine, tmp_path: Path, workers_measure: Callable[..., Path], asked: Asked, what: str
+) -> None:
+    def now(**fields: str) -> Machine:
+        return replace(machine, listed={n: msgspec.structs.replace(one, **fields) for n, one in machine.listed.items()})
+
+    given = {"source_hash": "aaa", "version": "1"}
+    workers_measure()
+    with pytest.raises(KeyboardInterrupt):
+        session.start(plan, tmp_path, now(**given), "c", 9.0).measure(Impatient(2))
+    lines = (tmp_path / RECORDS).read_text().replace('"source_hash":"unknown"', '"source_hash":"aaa"')
+    (tmp_path / RECORDS).write_text(lines)
+    other = given | ({"source_hash": "bbb"} if what == "source" else {"version": "2"})
+    then, after = ("aaa", "bbb") if what == "source" else ("1", "2")
+    message = rf"a has changed since: {what} {then} then, {after} now; put it back as it was, or start a new run"
+    with pytest.raises(ValueError, match=message):
+        session.resume(tmp_path, now(**other), 9.0)
+    unknown = now(**(given | {"source_hash": "unknown"}))
+    assert session.resume(tmp_path, unknown, 9.0).to_do()
+    run = session.resume(tmp_path, now(**given), 9.0).measure(Silent())
+    assert keys(run.records) == pairs(plan)
+    assert session.resume(tmp_path, now(**other), 9.0).to_do() == [], "with nothing left to do nothing is mixed"
 
 
 def test_what_cannot_be_resumed_is_said_in_one_line(tmp_path: Path, machine: Machine, plan: Plan) -> None:
