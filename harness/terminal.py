@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from harness.cases.case import PlannedCase
     from harness.records.record import Record
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.plan import Plan
 
 out = Console()
@@ -47,7 +47,7 @@ class Bar:
     ) -> None:
         self._bar.stop()
 
-    def doing(self, entry: Entry) -> None:
+    def doing(self, entry: Announcement) -> None:
         """Show the case, the implementation and the stage."""
         label = escape(self._labels.get(entry.case_id, "starting a worker"))
         what = f"{label} [dim]{escape(entry.impl)} {escape(entry.stage)}[/dim]"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from harness.cases.case import PlannedCase
     from harness.records.record import Record
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.request import Request
 
 Pair = tuple[str, str]
@@ -42,7 +42,7 @@ class OneCase(session.Session):
 class Silent:
     """Shows no progress: pytest shows its own."""
 
-    def doing(self, entry: Entry) -> None:
+    def doing(self, entry: Announcement) -> None:
         """Show nothing."""
 
     def done(self, records: Sequence[Record]) -> None:

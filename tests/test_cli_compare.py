@@ -271,7 +271,7 @@ def test_what_complete_pairs_gave_is_pointed_at_after_ctrl_c(
             shutil.copytree(reference, tmp_path / "base")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.running.versus.measure_versus", interrupted)
+    monkeypatch.setattr("harness.running.versus.run.measure_versus", interrupted)
     code, _, err = main("--rev", "HEAD", "tiny", "--out", tmp_path)
     assert code == 130
     assert (f"{tmp_path / 'base'} {tmp_path / 'new'}" in err) == complete

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from harness.integrations.recorder import RecordingJob
     from harness.records.record import Record
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
 
     Main = Callable[..., tuple[int, str, str]]
 
@@ -73,7 +73,7 @@ def save_mixtral(folder: Path) -> None:
 class Silent:
     """A progress bar that shows nothing."""
 
-    def doing(self, entry: Entry) -> None:
+    def doing(self, entry: Announcement) -> None:
         pass
 
     def done(self, records: Sequence[Record]) -> None:

@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ["traces", "cases", "records", "layer", "fitting", "measure", "running"]
 """Each room may import what stands before it, and itself. The registry alone is used by the library's face."""
-IN_THE_WORKER = {"workbench", "bouts", "devices"}
 TORCH_FREE = [
     *sorted((ROOT / "harness" / "traces").glob("*.py")),
     ROOT / "harness" / "integrations" / "recorder.py",
@@ -21,7 +20,7 @@ TORCH_FREE = [
     *sorted((ROOT / "harness" / "cli").glob("*.py")),
     *sorted((ROOT / "harness" / "export").glob("*.py")),
     *(path for path in sorted((ROOT / "harness" / "fitting").glob("*.py")) if path.stem != "draw"),
-    *(path for path in sorted((ROOT / "harness" / "running").glob("*.py")) if path.stem not in IN_THE_WORKER),
+    *(path for path in sorted((ROOT / "harness" / "running").rglob("*.py")) if path.parent.name != "worker"),
 ]
 
 

@@ -13,7 +13,7 @@ from harness.cases.case import Case, PlannedCase
 from harness.cases.shape import Shape
 from harness.cases.traffic import Traffic
 from harness.records.record import ImplInfo, Record, Status
-from harness.running.blackbox import Entry
+from harness.running.blackbox import Announcement
 from harness.running.plan import Plan
 
 NASTY = "[bold]half [/nothing] \\"
@@ -86,8 +86,8 @@ def test_a_plan_as_a_table(shown: io.StringIO) -> None:
 
 def test_the_bar_counts_and_tells_what_went_wrong(shown: io.StringIO) -> None:
     with terminal.Bar([PLANNED]) as bar:
-        bar.doing(Entry())
-        bar.doing(Entry(CASE.case_id, NASTY, NASTY))
+        bar.doing(Announcement())
+        bar.doing(Announcement(CASE.case_id, NASTY, NASTY))
         bar.done([record("ok"), record("unsupported", "too small")])
         bar.done([record("crashed", f"{NASTY} {'word ' * 30}")])
     assert bar.statuses == Counter(ok=1, unsupported=1, crashed=1)

@@ -26,7 +26,7 @@ from harness.cli.app import (
 if TYPE_CHECKING:
     from harness.records.environment import Calibration
     from harness.records.trials import Trial, TrialFile
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.calibrate import Task
     from harness.running.machine import Machine
 
@@ -91,7 +91,7 @@ def _measure(task: Task, machine: Machine, timeout: float) -> TrialFile:
     with terminal.progress() as bar:
         line = bar.add_task("starting a worker", total=task.trials)
 
-        def doing(entry: Entry) -> None:
+        def doing(entry: Announcement) -> None:
             bar.update(line, description=f"trial {len(found) + 1} [dim]{escape(entry.stage)}[/dim]")
 
         def done(trial: Trial) -> None:

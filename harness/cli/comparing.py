@@ -92,8 +92,8 @@ def _measure(
     from harness.cases.shape import require
     from harness.records.estimates import MIN_PROCESSES
     from harness.running.request import Request
-    from harness.running.revision import commit_of, find_sources
-    from harness.running.versus import check_free, expected_s, measure_versus
+    from harness.running.versus.revision import commit_of, find_sources
+    from harness.running.versus.run import check_free, expected_s, measure_versus
 
     require(
         pairs >= MIN_PROCESSES, "--pairs", pairs, f"{MIN_PROCESSES} or more: fewer do not show how processes differ"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.records.record import Record
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.child import Limits
     from harness.running.machine import Machine
     from harness.running.tuning import Finding, Task
@@ -94,7 +94,7 @@ def _run(task: Task, machine: Machine, limits: Limits, findings: list[Finding]) 
     with terminal.progress() as bar:
         line = bar.add_task("starting a worker", total=len(task.cases))
 
-        def doing(entry: Entry) -> None:
+        def doing(entry: Announcement) -> None:
             if entry.case_id and expected:
                 bar.console.print(expected.pop())
             if entry.impl:

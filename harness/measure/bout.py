@@ -25,6 +25,7 @@ from harness.measure.metering import (
 from harness.measure.neighbours import count_cpu, neighbours
 from harness.measure.result import Result
 from harness.measure.settings import kept_settings, read_settings, restore_settings
+from harness.measure.surroundings import NOBODY
 from harness.measure.timing import LEAST_SHARE, DroppedError, StartOverError, Timed, TimedSection
 from harness.measure.work import work_of
 from harness.records.record import Energy, Memory
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from harness.records.record import Neighbours, Record
 
 R = TypeVar("R")
-HARNESS = ""
-"""Announced instead of an implementation while the harness works on its own: nobody is to blame then."""
 
 
 class Bout:
@@ -60,7 +59,7 @@ class Bout:
     def _run(self, implementations: Sequence[Implementation], budget_ns: float) -> list[Record]:
         clock, start = self.around.clock, self.around.clock.now_ns()
         start_afresh(self.case)
-        self.around.note(HARNESS, "inputs")
+        self.around.note(NOBODY, "inputs")
         load = balance(self.examiner.answers.draw(0).routing, self.case.shape)
         results = [Result(implementation) for implementation in implementations]
         for result in results:
@@ -111,7 +110,7 @@ class Bout:
             result.fail(reason if isinstance(reason, Failure) else Failure("unsupported", str(reason)))
             return
         answers = self.examiner.answers
-        known = self._try(HARNESS, "oracle", lambda: answers.prepare(baseline=implementation.family == "dense"))
+        known = self._try(NOBODY, "oracle", lambda: answers.prepare(baseline=implementation.family == "dense"))
         if isinstance(known, Failure):
             result.fail(_of_the_oracle(known))
             return
@@ -169,7 +168,7 @@ class Bout:
             assert result.admission
             contestant, kept = result.admission.contestant, timed.kept[result.name]
             standard = functools.partial(self.examiner.answers.standard, kept.draw, baseline=contestant.is_baseline)
-            known = self._try(HARNESS, "oracle", standard)
+            known = self._try(NOBODY, "oracle", standard)
             if isinstance(known, Failure):
                 result.fail(_of_the_oracle(known))
                 continue
@@ -199,7 +198,7 @@ class Bout:
         around = self.around
         if around.ceilings is None or around.measure_again is None:
             return False
-        again = self._try(HARNESS, "ceilings", around.measure_again)
+        again = self._try(NOBODY, "ceilings", around.measure_again)
         if isinstance(again, Failure):  # no room for it beside the contestants
             return False
         around.ceilings = around.ceilings.raised_by(again)

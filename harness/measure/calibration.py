@@ -8,13 +8,14 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from harness.measure.bout import HARNESS, short_collections
+from harness.measure.bout import short_collections
 from harness.measure.executions import execution_refuses, start_afresh
 from harness.measure.failures import explain
 from harness.measure.gate import Examiner
 from harness.measure.neighbours import count_cpu, cpu_time
 from harness.measure.planting import planter_for
 from harness.measure.rounds import Entry, rules_for, run_rounds, warm_up
+from harness.measure.surroundings import NOBODY
 from harness.measure.timing import DroppedError, TimedSection
 from harness.records.estimates import MIN_ROUNDS
 from harness.records.trials import BASE, BASELINE, CONTROL, PLANTED_PERCENT, Line, Trial, planted_name
@@ -94,7 +95,7 @@ class TrialSeries:
 
     def _pass_gate(self, implementation: Implementation) -> Admission:
         around, name = self.around, implementation.name
-        around.note(HARNESS, "oracle")
+        around.note(NOBODY, "oracle")
         self._examiner.answers.prepare(baseline=implementation.family == "dense")
         return self._examiner.admit(implementation, around.clock, lambda stage: around.note(name, stage))
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Conduct = Callable[[TimedSection, float, int], Stopped]
 
 
+NOBODY = ""
+"""Is announced where an implementation's name would stand, before work that is nobody's."""
+
+
 @dataclass
 class Surroundings:
     """What a bout takes from the worker: the device's clock, ceilings and power meter, and how to say what comes next.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.measure.rounds import rules_for
+from harness.measure.surroundings import NOBODY
 from harness.measure.timing import DroppedError, StartOverError
 from harness.measure.wire import Admitted, Again, Begin, Draw, Drawn, Dropped, Stop, Took, Turn, Warm, WarmUp
 
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from harness.measure.rounds import Stopped
     from harness.measure.timing import Lent, TimedSection
     from harness.measure.wire import Wire
-
-NOBODY = ""
-"""Announced while no implementation is at work."""
 
 
 class TurnTaker:

@@ -26,7 +26,7 @@ _head = struct.Struct("=II")
 """Checksum and length of the JSON that follows."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Announcement(msgspec.Struct, frozen=True):
     """The last thing a worker announced: case, implementation, stage, and when (``time.monotonic_ns``, system-wide)."""
 
     case_id: str = ""
@@ -48,7 +48,7 @@ class BlackBox:
 
     def write(self, case_id: str, impl: str, stage: str, log_offset: int = 0) -> None:
         """Announce what comes next."""
-        entry = Entry(case_id, impl[:MOST_CHARACTERS], stage[:MOST_CHARACTERS], time.monotonic_ns(), log_offset)
+        entry = Announcement(case_id, impl[:MOST_CHARACTERS], stage[:MOST_CHARACTERS], time.monotonic_ns(), log_offset)
         text = self._encoder.encode(entry)
         content = _head.pack(zlib.crc32(text), len(text)) + text
         start = self._slot * SLOT_BYTES
@@ -56,22 +56,22 @@ class BlackBox:
         self._slot = 1 - self._slot
 
 
-def read(path: Path) -> Entry:
+def read(path: Path) -> Announcement:
     """Return the last announcement that was written whole; a default entry when there is none."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return Entry()
+        return Announcement()
     slots = (content[:SLOT_BYTES], content[SLOT_BYTES:])
     return max((_entry(slot) for slot in slots), key=lambda entry: entry.beat_ns)
 
 
-def _entry(slot: bytes) -> Entry:
+def _entry(slot: bytes) -> Announcement:
     """Decode one slot; a default entry when it is empty or half written."""
     if len(slot) < _head.size:
-        return Entry()
+        return Announcement()
     checksum, length = _head.unpack_from(slot)
     text = slot[_head.size : _head.size + length]
     if not text or zlib.crc32(text) != checksum:
-        return Entry()
-    return msgspec.json.decode(text, type=Entry)
+        return Announcement()
+    return msgspec.json.decode(text, type=Announcement)

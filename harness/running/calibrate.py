@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from harness.cases.case import Case
     from harness.records.trials import Trial
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.child import Limits
     from harness.running.machine import Machine
 
@@ -82,7 +82,7 @@ def make_task(
 
 
 def run_trials(
-    task: Task, machine: Machine, limits: Limits, doing: Callable[[Entry], None], done: Callable[[Trial], None]
+    task: Task, machine: Machine, limits: Limits, doing: Callable[[Announcement], None], done: Callable[[Trial], None]
 ) -> None:
     """Run all trials, one fresh worker after the other, and hand on each as soon as it is there.
 

@@ -58,7 +58,7 @@ class Death:
 
     by: By
     returncode: int
-    last: blackbox.Entry
+    last: blackbox.Announcement
     log_tail: str
 
     @property
@@ -130,7 +130,9 @@ class Child:
         """The worker's process id, and that of its group."""
         return self._process.pid
 
-    def run(self, heard: Callable[[jobs.Outcome], None], ticked: Callable[[blackbox.Entry], None]) -> Death | None:
+    def run(
+        self, heard: Callable[[jobs.Outcome], None], ticked: Callable[[blackbox.Announcement], None]
+    ) -> Death | None:
         """Wait for the job to end, handing on each outcome; None when it was finished.
 
         The worker's whole process group is gone when this returns or raises, KeyboardInterrupt included. It can be
@@ -146,7 +148,7 @@ class Child:
             death = self.end(by, heard)
         return death
 
-    def last(self) -> blackbox.Entry:
+    def last(self) -> blackbox.Announcement:
         """Return what the worker announced last."""
         return blackbox.read(self.folder / jobs.BLACK_BOX)
 
@@ -186,7 +188,7 @@ class Child:
             else:
                 heard(outcome)
 
-    def _silent_s(self, last: blackbox.Entry) -> float:
+    def _silent_s(self, last: blackbox.Announcement) -> float:
         return (time.monotonic_ns() - max(last.beat_ns, self._started_ns)) / 1e9
 
     def _memory_bytes(self) -> int:
@@ -221,7 +223,7 @@ class Child:
             return log.read().decode(errors="replace")
 
 
-def silence_limit_s(last: blackbox.Entry, limits: Limits) -> float:
+def silence_limit_s(last: blackbox.Announcement, limits: Limits) -> float:
     """Seconds a worker may go on with what it announced last: an implementation's stage, or its own preparations."""
     return limits.stage_s if last.impl else max(limits.stage_s, SETUP_LIMIT_S)
 

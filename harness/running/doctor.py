@@ -1,7 +1,7 @@
 """The doctor: what this machine can measure and what it cannot, why, and what to do about it. Runs nothing, no torch.
 
-What only torch can tell arrives as ``probe`` from ``harness.running.devices.probe_facts``; an empty probe means that
-torch could not be asked.
+What only torch can tell arrives as ``probe`` from ``harness.running.worker.devices.probe_facts``; an empty probe means
+that torch could not be asked.
 """
 
 from __future__ import annotations

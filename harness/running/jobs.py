@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 JOB, LOG, BLACK_BOX = "job.json", "log.txt", "blackbox"
 PARENT_VARIABLE, DATA_VARIABLE = "MOEBENCH_PARENT", "MOEBENCH_DATA_BYTES"
 """Environment variables of a worker: its parent's process id, and the private memory it may ask for (0: any)."""
+CANDIDATE_MARK = "@"
+"""Between an implementation's name and what tells its candidates apart."""
 WEIGHTS_STAGE = "weights"
 """What a worker announces first of every bout, before any implementation has a part in it."""
 LOG_TAIL_BYTES = 4000

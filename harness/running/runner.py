@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.cases.case import Case, PlannedCase
     from harness.records.environment import Ceilings
     from harness.records.record import Status
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.child import Death
 
 
@@ -35,7 +35,7 @@ NOT_THERE = "no module registers it on this machine any more; `moebench list` sh
 class Progress(Protocol):
     """What the runner tells whoever shows a progress bar."""
 
-    def doing(self, entry: Entry) -> None:
+    def doing(self, entry: Announcement) -> None:
         """Show what the worker announced last; called several times a second."""
         ...
 

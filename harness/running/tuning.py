@@ -15,7 +15,6 @@ from harness.records.verdicts import delta_of, judge
 from harness.running import jobs
 from harness.running.child import Child
 from harness.running.plan import WORKER_START_SECONDS, check_only
-from harness.running.tuner import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from harness.cases.case import Case
     from harness.records.estimates import Estimate
     from harness.records.record import Record
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.child import Death, Limits
     from harness.running.machine import Machine
     from harness.running.request import Request
@@ -103,7 +102,7 @@ class Tuning:
     """Runs a task. Findings are kept on disk, and handed on, as soon as they are there."""
 
     def __init__(
-        self, task: Task, machine: Machine, limits: Limits, doing: Callable[[Entry], None],
+        self, task: Task, machine: Machine, limits: Limits, doing: Callable[[Announcement], None],
         found: Callable[[Finding], None], now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.task = task
@@ -147,7 +146,7 @@ class Tuning:
             self._found(Finding(case, "not reached", "the budget was spent; raise --budget, or name fewer cases"))
         self._left = []
 
-    def _ticked(self, entry: Entry) -> None:
+    def _ticked(self, entry: Announcement) -> None:
         self._doing(entry)
         if self._now() > self._ends:
             raise _OverdueError
@@ -170,7 +169,7 @@ class Tuning:
     def _after(self, death: Death) -> None:
         """Avoid the candidate that was running when a worker died; a case that kills without one is given up."""
         self._deaths += 1
-        if MARK in death.last.impl and self._deaths < MOST_DEATHS:
+        if jobs.CANDIDATE_MARK in death.last.impl and self._deaths < MOST_DEATHS:
             self._avoid.append(death.last.impl)
             return
         self._deaths = 0

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from harness.layer.weights import make_weights
-from harness.measure.bout import HARNESS, Bout
+from harness.measure.bout import Bout
 from harness.measure.clocks import clock_for
 from harness.measure.result import describe
 from harness.measure.settings import read_settings
+from harness.measure.surroundings import NOBODY
 from harness.records.environment import Ceilings
 from harness.records.record import Record
 
@@ -350,7 +351,7 @@ def test_before_a_ceiling_condemns_it_is_measured_again(kit: Any, second: float,
     around = kit.around(ceilings=ceilings(1e3), measure_again=measure_again)
     entrants = [kit.implementation(kit.costing(MS), "a"), kit.implementation(kit.costing(2 * MS), "b")]
     records = kit.bout(entrants, around=around, budget_ns=0.1 * S)
-    assert asked == [(HARNESS, "ceilings")]
+    assert asked == [(NOBODY, "ceilings")]
     assert {record.status for record in records.values()} == {status}
     assert around.ceilings.read_bytes_per_second == max(second, 1e3)
     assert around.measuring_ns > 2 * S
@@ -402,9 +403,9 @@ def test_whoever_might_die_was_announced_and_the_harness_answers_for_itself(kit:
     kit.bout([kit.implementation(kit.costing(MS), "a")], budget_ns=0.1 * S)
     stages = [note for note in kit.notes if not note[1].startswith("round")]
     assert stages == [
-        (HARNESS, "inputs"),
+        (NOBODY, "inputs"),
         ("a", "asking"),
-        (HARNESS, "oracle"),
+        (NOBODY, "oracle"),
         ("a", "gate"),
         ("a", "prepare"),
         ("a", "first call"),
@@ -412,7 +413,7 @@ def test_whoever_might_die_was_announced_and_the_harness_answers_for_itself(kit:
         ("a", "repeated call"),
         ("a", "asking"),
         ("a", "warm-up"),
-        (HARNESS, "oracle"),
+        (NOBODY, "oracle"),
         ("a", "late check"),
         ("a", "memory"),
         ("a", "energy"),
@@ -460,7 +461,7 @@ def test_torch_gives_back_what_nobody_holds_before_each_contestant_and_after_a_f
     monkeypatch.setattr("harness.measure.bout.free_unused", lambda device: asked.append((device, kit.notes[-1:])))
     kit.bout([kit.implementation(kit.costing(MS), "a"), kit.implementation(fails_when_called, "b")], budget_ns=0.1 * S)
     assert {device for device, _ in asked} == {"cpu"}
-    assert [note for _, note in asked] == [[(HARNESS, "inputs")], [("a", "repeated call")], [("b", "first call")]]
+    assert [note for _, note in asked] == [[(NOBODY, "inputs")], [("a", "repeated call")], [("b", "first call")]]
 
 
 def test_an_allocator_beyond_use_ends_the_worker(

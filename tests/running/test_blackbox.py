@@ -12,17 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.running.blackbox import MOST_CHARACTERS, SLOT_BYTES, BlackBox, Entry, read
+from harness.running.blackbox import MOST_CHARACTERS, SLOT_BYTES, Announcement, BlackBox, read
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_nothing_written_yet(tmp_path: Path) -> None:
-    assert read(tmp_path / "box") == Entry()
+    assert read(tmp_path / "box") == Announcement()
     (tmp_path / "box").write_bytes(b"")
-    assert read(tmp_path / "box") == Entry()
+    assert read(tmp_path / "box") == Announcement()
     BlackBox(tmp_path / "box")
-    assert read(tmp_path / "box") == Entry("", "", "starting", 0, 0)
+    assert read(tmp_path / "box") == Announcement("", "", "starting", 0, 0)
 
 
 def test_the_last_announcement_counts(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_write_cut_short_anywhere_leaves_the_one_before(tmp_path: Path) -> Non
     assert read(path).impl == "einsum"
 
 
-def read_bytes_of(folder: Path, content: bytes) -> Entry:
+def read_bytes_of(folder: Path, content: bytes) -> Announcement:
     (folder / "copy").write_bytes(content)
     return read(folder / "copy")
 

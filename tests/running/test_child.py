@@ -19,7 +19,7 @@ from harness.running.child import Child, Death, Limits, ask, available_memory_by
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
 
 ROOT = Path(__file__).parents[2]
 JOB = jobs.ProbeJob()
@@ -244,7 +244,7 @@ def test_an_interruption_ends_the_worker_and_keeps_its_answers(worker_does: Call
     worker_does("self.answer(jobs.ReadyOutcome())\nself.note('case', 'loop', 'gate')\ntime.sleep(600)")
     heard: list[jobs.Outcome] = []
 
-    def interrupt(last: Entry) -> None:
+    def interrupt(last: Announcement) -> None:
         if last.stage == "gate":
             raise KeyboardInterrupt
 

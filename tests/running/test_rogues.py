@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from harness.records.record import Record
     from harness.records.store import Run
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -145,7 +145,7 @@ def source_of(rogue: Rogue) -> str:
 
 
 class Silent:
-    def doing(self, entry: Entry) -> None:
+    def doing(self, entry: Announcement) -> None:
         pass
 
     def done(self, records: Sequence[Record]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harness.cases.case import PlannedCase
     from harness.records.record import Record
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.machine import Machine
 
 
@@ -26,10 +26,10 @@ class Silent:
     """A progress bar that counts."""
 
     def __init__(self) -> None:
-        self.shown: list[Entry] = []
+        self.shown: list[Announcement] = []
         self.over = 0
 
-    def doing(self, entry: Entry) -> None:
+    def doing(self, entry: Announcement) -> None:
         self.shown.append(entry)
 
     def done(self, records: Sequence[Record]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from harness.records.record import Record
     from harness.records.store import Run
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.machine import Machine
 
 CEILINGS = Ceilings(
@@ -38,7 +38,7 @@ AB = ("a", "b")
 
 
 class Silent:
-    def doing(self, entry: Entry) -> None:
+    def doing(self, entry: Announcement) -> None:
         pass
 
     def done(self, records: Sequence[Record]) -> None:

@@ -5,22 +5,23 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from harness.measure.surroundings import NOBODY
 from harness.running import jobs
-from harness.running.bouts import come_up
 from harness.running.registry import missing_here, registered
-from harness.running.workbench import SETUP_IMPL, take_device
+from harness.running.worker.bouts import come_up
+from harness.running.worker.workbench import take_device
 
 if TYPE_CHECKING:
     from harness.cases.case import Case
     from harness.layer.contract import Implementation
     from harness.layer.weights import Weights
     from harness.running.jobs import CalibrationJob, CeilingsJob, FitJob, ShowJob, TuneJob
-    from harness.running.workbench import Workbench
+    from harness.running.worker.workbench import Workbench
 
 
 def probe(bench: Workbench, broken: dict[str, str]) -> None:
     """Tell which implementations and devices there are, and what is missing or broken."""
-    from harness.running.devices import probe_facts, torch_devices
+    from harness.running.worker.devices import probe_facts, torch_devices
 
     listed = [_listed(implementation) for implementation in registered().values()]
     listed += [
@@ -35,7 +36,7 @@ def ceilings(bench: Workbench, job: CeilingsJob) -> None:
     """Measure what a device can do at most, and what it takes idle."""
     from harness.measure.ceilings import measure_ceilings
     from harness.measure.meters.energy import idle_watts
-    from harness.running.devices import board_of
+    from harness.running.worker.devices import board_of
 
     found = measure_ceilings(job.device, job.dtypes)
     board, _ = board_of(job.device)
@@ -51,7 +52,7 @@ def look(bench: Workbench, job: ShowJob | FitJob) -> None:
     if isinstance(job, jobs.ShowJob):
         bench.answer(jobs.ShownOutcome(show(job.shape, job.traffic)))
         return
-    doing = partial(bench.note, "", SETUP_IMPL)
+    doing = partial(bench.note, "", NOBODY)
     for fit in fit_layers(job.path, job.layers, job.phase, job.tokens, doing):
         bench.answer(jobs.FitOutcome(fit))
 
@@ -66,7 +67,7 @@ def calibrate(bench: Workbench, job: CalibrationJob, broken: dict[str, str]) -> 
     case, known = job.case, registered()
     take_device(case)
     bench.answer(jobs.ReadyOutcome(broken))
-    bench.note(case.case_id, SETUP_IMPL, jobs.WEIGHTS_STAGE)
+    bench.note(case.case_id, NOBODY, jobs.WEIGHTS_STAGE)
     around = Surroundings(
         clock=clock_for(case.device),
         note=lambda impl, stage: bench.note(case.case_id, impl, stage),
@@ -83,7 +84,7 @@ def calibrate(bench: Workbench, job: CalibrationJob, broken: dict[str, str]) -> 
 
 def tune(bench: Workbench, job: TuneJob, broken: dict[str, str]) -> None:
     """Search for an implementation's configuration, case after case."""
-    from harness.running.tuner import tune_all
+    from harness.running.worker.tuner import tune_all
 
     come_up(timed=True)
     bench.answer(jobs.ReadyOutcome(broken))

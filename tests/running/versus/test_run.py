@@ -15,11 +15,10 @@ from harness.cases.case import PlannedCase
 from harness.records import estimates
 from harness.records.environment import Ceilings
 from harness.records.store import load_run
-from harness.running import duel, match, versus
 from harness.running.child import Limits
 from harness.running.machine import look_around
 from harness.running.plan import CEILINGS_SECONDS, WORKER_START_SECONDS, make_plan
-from harness.running.versus import measure_versus
+from harness.running.versus.run import expected_s, measure_versus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from harness.records.record import Record
     from harness.records.store import Run
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.machine import Machine
     from harness.running.plan import Plan
 
@@ -110,7 +109,7 @@ class Watching:
         self.finished: list[Record] = []
         self._stop_at = stop_at
 
-    def doing(self, entry: Entry) -> None:
+    def doing(self, entry: Announcement) -> None:
         self.stages[entry.stage.partition(":")[0]] += 1
         if self._stop_at and self._stop_at in entry.stage:
             raise KeyboardInterrupt
@@ -161,8 +160,8 @@ def repository(make_site: Any, git_in: Any, tmp_path_factory: pytest.TempPathFac
         patch.setenv("PYTHONPATH", str(site.path))
         patch.syspath_prepend(str(site.path))
         patch.chdir(site.path)
-        patch.setattr(match, "measure_ceilings", lambda *_: CEILINGS)
-        patch.setattr(versus, "look_around", lambda *words: theirs_of(look_around(*words)))
+        patch.setattr("harness.running.versus.pairs.measure_ceilings", lambda *_: CEILINGS)
+        patch.setattr("harness.running.versus.run.look_around", lambda *words: theirs_of(look_around(*words)))
         yield Repository(site.path, git, git("rev-parse", "HEAD"))
 
 
@@ -330,7 +329,9 @@ def workers() -> list[list[str]]:
 def test_ctrl_c_keeps_complete_pairs(
     repository: Repository, machine: Machine, plans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duel, "POLL_S", 0.002)  # a round may be over before anybody looks ten times a second
+    monkeypatch.setattr(
+        "harness.running.versus.workers.POLL_S", 0.002
+    )  # a round may be over before anybody looks ten times a second
     plan = plan_for(plans, machine, 0.5, "steady", "added")
     watching = Watching("pair 2 of 3, new: round")
     with pytest.raises(KeyboardInterrupt):
@@ -376,7 +377,7 @@ def test_a_directory_with_something_in_it_is_refused_and_left_as_it_was(
         file.write_text("somebody's")
         return theirs_of(look_around(*words))
 
-    monkeypatch.setattr(versus, "look_around", meanwhile)
+    monkeypatch.setattr("harness.running.versus.run.look_around", meanwhile)
     for _ in range(2):
         with pytest.raises(ValueError, match=rf"--out = .*{side} is there already and not empty; choose another --out"):
             measure_versus(plan, "HEAD", tmp_path / "out", machine, "", stage_s=STAGE_S, progress=Watching())
@@ -398,13 +399,13 @@ def test_nothing_is_measured_for_a_revision_that_is_not_there(
 def test_how_long_it_may_take(plans: Any, machine: Machine) -> None:
     """Both cases share a layer, and so a worker: two a pair, after one that looks at the revision."""
     plan = plan_for(plans, machine, 30.0, "steady")
-    assert versus.expected_s(plan, 6) == 13 * WORKER_START_SECONDS + CEILINGS_SECONDS + 30.0
+    assert expected_s(plan, 6) == 13 * WORKER_START_SECONDS + CEILINGS_SECONDS + 30.0
 
 
 def test_two_workers_need_room_for_two(
     repository: Repository, machine: Machine, plans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(versus, "available_memory", lambda _machine: {"cpu": 30_000})
+    monkeypatch.setattr("harness.running.versus.run.available_memory", lambda _machine: {"cpu": 30_000})
     plan = plan_for(plans, machine, 0.5, "steady")
     with pytest.raises(ValueError, match=r"two workers at a time: .*too large for memory"):
         measure_versus(plan, "HEAD", tmp_path, machine, "", stage_s=1.0, progress=Watching())

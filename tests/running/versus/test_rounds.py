@@ -23,14 +23,15 @@ from harness.measure.wire import (
     Warm,
     WarmUp,
 )
-from harness.running.contest import MAX_ROUNDS, MIN_ROUNDS, Contest, lines_of
-from harness.running.duel import LostError
+from harness.records.estimates import MIN_ROUNDS
+from harness.running.versus.rounds import MAX_ROUNDS, CaseRounds, lines_of
+from harness.running.versus.workers import LostError
 
 MS = 1e6
 
 
 @dataclass(eq=False)
-class Corner:
+class SideWorker:
     """A worker made up. ``fails`` says at which of its turns which contestant drops out; ``calls_ns`` are its times."""
 
     side: str
@@ -69,42 +70,44 @@ class Corner:
         self.replies.append(Admitted(list(self.calls_ns), 0.0) if self.calls_ns else Over())
 
 
-class Duel:
+class WorkerPair:
     """Carries orders to made-up workers and keeps them."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, Any]] = []
 
-    def ask(self, corner: Corner, order: Any, kind: type) -> Any:
-        assert not corner.replies, "an order before the last one was carried out"
-        self.said.append((corner.side, order))
-        corner.carry_out(order)
-        return self.hear(corner, kind)
+    def ask(self, worker: SideWorker, order: Any, kind: type) -> Any:
+        assert not worker.replies, "an order before the last one was carried out"
+        self.said.append((worker.side, order))
+        worker.carry_out(order)
+        return self.hear(worker, kind)
 
-    def hear(self, corner: Corner, kind: type) -> Any:
-        reply = corner.replies.pop(0)
+    def hear(self, worker: SideWorker, kind: type) -> Any:
+        reply = worker.replies.pop(0)
         if isinstance(reply, kind):
             return reply
-        raise LostError(corner, out=isinstance(reply, Over))  # type: ignore[arg-type]
+        raise LostError(worker, out=isinstance(reply, Over))  # type: ignore[arg-type]
 
     def turns(self) -> list[tuple[str, Turn]]:
         return [(side, order) for side, order in self.said if isinstance(order, Turn)]
 
 
-def contest(plans: Any, *corners: Corner, share_s: float = 0.0, shortest: dict[str, float] | None = None) -> Duel:
-    duel: Any = Duel()
-    held: Any = corners
-    Contest(duel, plans.case(), share_s, {} if shortest is None else shortest, {"dense"}, random.Random(3)).run(held)
-    return duel  # type: ignore[no-any-return]
+def rounds(
+    plans: Any, *workers: SideWorker, share_s: float = 0.0, shortest: dict[str, float] | None = None
+) -> WorkerPair:
+    pair: Any = WorkerPair()
+    held: Any = workers
+    CaseRounds(pair, plans.case(), share_s, {} if shortest is None else shortest, {"dense"}, random.Random(3)).run(held)
+    return pair  # type: ignore[no-any-return]
 
 
-def both(**calls_ns: float) -> tuple[Corner, Corner]:
-    return Corner("base", dict(calls_ns)), Corner("new", dict(calls_ns))
+def both(**calls_ns: float) -> tuple[SideWorker, SideWorker]:
+    return SideWorker("base", dict(calls_ns)), SideWorker("new", dict(calls_ns))
 
 
 def test_both_sides_take_the_sample_of_a_round_one_right_after_the_other(plans: Any) -> None:
-    duel = contest(plans, *both(a=5 * MS, b=2 * MS, dense=3 * MS))
-    turns = duel.turns()
+    pair = rounds(plans, *both(a=5 * MS, b=2 * MS, dense=3 * MS))
+    turns = pair.turns()
     assert len(turns) == MIN_ROUNDS * 4 * 2
     for (side, turn), (other_side, other) in zip(turns[::2], turns[1::2], strict=True):
         assert {side, other_side} == {"base", "new"}
@@ -118,74 +121,74 @@ def test_both_sides_take_the_sample_of_a_round_one_right_after_the_other(plans: 
 
 
 def test_rounds_and_draws_are_counted_alike(plans: Any) -> None:
-    duel = contest(plans, *both(a=0.3 * MS, b=2 * MS))
-    draws = [(side, order) for side, order in duel.said if isinstance(order, Draw)]
+    pair = rounds(plans, *both(a=0.3 * MS, b=2 * MS))
+    draws = [(side, order) for side, order in pair.said if isinstance(order, Draw)]
     assert draws[:4] == [(side, Draw(first, 4)) for first in (0, 4) for side in ("base", "new")]
-    assert {turn.calls for _, turn in duel.turns() if turn.owner == "a"} == {4}
-    assert {turn.calls for _, turn in duel.turns() if turn.owner == "b"} == {1}
-    assert sorted({turn.round for _, turn in duel.turns()}) == list(range(MIN_ROUNDS))
-    assert duel.said[-2:] == [("base", Stop("budget")), ("new", Stop("budget"))]
+    assert {turn.calls for _, turn in pair.turns() if turn.owner == "a"} == {4}
+    assert {turn.calls for _, turn in pair.turns() if turn.owner == "b"} == {1}
+    assert sorted({turn.round for _, turn in pair.turns()}) == list(range(MIN_ROUNDS))
+    assert pair.said[-2:] == [("base", Stop("budget")), ("new", Stop("budget"))]
 
 
 def test_the_shorter_call_so_far_says_how_many_make_a_sample(plans: Any) -> None:
     shortest: dict[str, float] = {}
-    slow, fast = Corner("base", {"a": 1.0 * MS}), Corner("new", {"a": 0.5 * MS})
-    duel = contest(plans, slow, fast, shortest=shortest)
-    assert {turn.calls for _, turn in duel.turns()} == {2}
+    slow, fast = SideWorker("base", {"a": 1.0 * MS}), SideWorker("new", {"a": 0.5 * MS})
+    pair = rounds(plans, slow, fast, shortest=shortest)
+    assert {turn.calls for _, turn in pair.turns()} == {2}
     assert shortest == {"a": 0.5 * MS}
     shortest["a"] = 0.25 * MS
-    assert {turn.calls for _, turn in contest(plans, *both(a=1 * MS), shortest=shortest).turns()} == {4}
+    assert {turn.calls for _, turn in rounds(plans, *both(a=1 * MS), shortest=shortest).turns()} == {4}
 
 
 def test_a_large_budget_ends_at_the_most_rounds(plans: Any) -> None:
-    duel = contest(plans, *both(a=2 * MS), share_s=1e6)
-    assert max(turn.round for _, turn in duel.turns()) == MAX_ROUNDS - 1
-    assert duel.said[-1] == ("new", Stop("rounds"))
+    pair = rounds(plans, *both(a=2 * MS), share_s=1e6)
+    assert max(turn.round for _, turn in pair.turns()) == MAX_ROUNDS - 1
+    assert pair.said[-1] == ("new", Stop("rounds"))
 
 
 def test_who_drops_out_on_one_side_goes_on_alone_on_the_other(plans: Any) -> None:
     base, new = both(a=2 * MS, b=2 * MS)
     new.fails = {9: "a"}
-    duel = contest(plans, base, new)
-    again = duel.said.index(("base", Again()))
-    assert ("new", Again()) not in duel.said, "who lost somebody knows"
-    rest = [(side, turn) for side, turn in duel.said[again:] if isinstance(turn, Turn)]
+    pair = rounds(plans, base, new)
+    again = pair.said.index(("base", Again()))
+    assert ("new", Again()) not in pair.said, "who lost somebody knows"
+    rest = [(side, turn) for side, turn in pair.said[again:] if isinstance(turn, Turn)]
     assert {turn.round for _, turn in rest} == set(range(MIN_ROUNDS)), "from the start"
     assert sum(1 for side, turn in rest if turn.owner == "a") == MIN_ROUNDS
     assert {side for side, turn in rest if turn.owner == "a"} == {"base"}
     assert {(side, turn.owner) for side, turn in rest if turn.control} == {("base", "b"), ("new", "b")}
-    assert duel.said[-2:] == [("base", Stop("budget")), ("new", Stop("budget"))]
+    assert pair.said[-2:] == [("base", Stop("budget")), ("new", Stop("budget"))]
 
 
 def test_one_side_loses_everybody(plans: Any) -> None:
     base, new = both(a=2 * MS)
     base.fails = {3: "a"}
-    duel = contest(plans, base, new)
-    assert duel.said[-1] == ("new", Stop("budget"))
-    assert ("base", Stop("budget")) not in duel.said
-    alone = [side for side, _ in duel.turns()][-2 * MIN_ROUNDS :]
+    pair = rounds(plans, base, new)
+    assert pair.said[-1] == ("new", Stop("budget"))
+    assert ("base", Stop("budget")) not in pair.said
+    alone = [side for side, _ in pair.turns()][-2 * MIN_ROUNDS :]
     assert set(alone) == {"new"}
 
 
 def test_who_is_not_admitted_anywhere_ends_the_case(plans: Any) -> None:
     base, new = both(a=2 * MS)
     base.refuses = new.refuses = ("a",)
-    duel = contest(plans, base, new)
-    assert [order for _, order in duel.said] == [Begin(plans.case().case_id)] * 2
+    pair = rounds(plans, base, new)
+    assert [order for _, order in pair.said] == [Begin(plans.case().case_id)] * 2
 
 
 def test_a_side_that_runs_alone(plans: Any) -> None:
-    duel = contest(plans, Corner("new", {"a": 2 * MS}))
-    assert {side for side, _ in duel.said} == {"new"}
-    assert len(duel.turns()) == 2 * MIN_ROUNDS
+    pair = rounds(plans, SideWorker("new", {"a": 2 * MS}))
+    assert {side for side, _ in pair.said} == {"new"}
+    assert len(pair.turns()) == 2 * MIN_ROUNDS
 
 
 def test_everything_that_is_timed_alternates(plans: Any) -> None:
-    """No side is given an order before the other has carried out its own, which the made-up duel sees to."""
-    duel = contest(plans, *both(a=2 * MS, b=3 * MS))
-    warm = [side for side, order in duel.said if isinstance(order, WarmUp)]
+    """No side is given an order before the other has carried out its own, which the made-up pair sees to."""
+    pair = rounds(plans, *both(a=2 * MS, b=3 * MS))
+    warm = [side for side, order in pair.said if isinstance(order, WarmUp)]
     assert warm == ["base", "new"]
-    assert all(one != other for (one, _), (other, _) in list(pairwise(duel.turns()))[::2])
+    assert all(one != other for (one, _), (other, _) in list(pairwise(pair.turns()))[::2])
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,7 @@ def test_everything_that_is_timed_alternates(plans: Any) -> None:
 def test_the_control_is_one_that_both_sides_have(
     base: list[str], new: list[str], controls: list[tuple[str, int]]
 ) -> None:
-    corners: Any = [Corner(side, {}, admitted=names) for side, names in (("base", base), ("new", new)) if names]
-    lines = lines_of(corners, {"dense"})
-    assert [(line.owner, len(line.corners)) for line in lines if line.control] == controls
+    workers: Any = [SideWorker(side, {}, admitted=names) for side, names in (("base", base), ("new", new)) if names]
+    lines = lines_of(workers, {"dense"})
+    assert [(line.owner, len(line.workers)) for line in lines if line.control] == controls
     assert [line.owner for line in lines if not line.control] == list(dict.fromkeys(base + new))

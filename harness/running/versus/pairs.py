@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness.running import jobs
-from harness.running.contest import Contest
-from harness.running.duel import Duel, FallenError
 from harness.running.machine import measure_ceilings
 from harness.running.pacing import bout_weights
 from harness.running.runner import chunks
+from harness.running.versus.rounds import CaseRounds
+from harness.running.versus.workers import FallenError, WorkerPair
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from harness.cases.case import PlannedCase
     from harness.measure.wire import Ready
     from harness.records.environment import Ceilings
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.child import Limits
     from harness.running.plan import Plan
     from harness.running.runner import Progress
-    from harness.running.side import Side
+    from harness.running.versus.side import Side
 
 
 @dataclass
-class Match:
+class Pairs:
     """Measures the sides' plans; what comes of it lies with the sides.
 
     ``bouts`` are the ids that both sides' records of a case share. ``wall_s`` are the seconds that bouts took.
@@ -77,17 +77,17 @@ class Match:
             to_do = list(chunk)
             while to_do := [one for one in to_do if any(side.asked(one.case) for side in self.sides)]:
                 try:
-                    with Duel(self._show) as duel:
-                        self._start(duel, to_do)
+                    with WorkerPair(self._show) as pair:
+                        self._start(pair, to_do)
                         while to_do:
                             share = ahead[to_do[0].case.case_id] / sum(ahead.values())
-                            self._contest(duel, to_do[0], max(0.0, ends_s - self.wall_s) * share)
+                            self._rounds(pair, to_do[0], max(0.0, ends_s - self.wall_s) * share)
                             del ahead[to_do.pop(0).case.case_id]
                 except FallenError as fallen:
                     side = next(side for side in self.sides if side.name == fallen.side)
                     side.charge(fallen.death, to_do[0].case, self.limits)
 
-    def _start(self, duel: Duel, to_do: Sequence[PlannedCase]) -> None:
+    def _start(self, pair: WorkerPair, to_do: Sequence[PlannedCase]) -> None:
         """Start a worker for each side that has something to do; which starts first alternates."""
         order = self.sides if self._pair % 2 == 0 else self.sides[::-1]
         for side in order:
@@ -102,33 +102,33 @@ class Match:
                     skip=side.skip,
                     homes=side.homes,
                 )
-                duel.start(side.name, job, self.limits, side.outfit)
-        for name, ready in duel.ready().items():
+                pair.start(side.name, job, self.limits, side.outfit)
+        for name, ready in pair.ready().items():
             _refuse_strays(name, ready)
 
-    def _contest(self, duel: Duel, one: PlannedCase, share_s: float) -> None:
+    def _rounds(self, pair: WorkerPair, one: PlannedCase, share_s: float) -> None:
         """Measure one case and keep its records."""
         start, case = time.monotonic(), one.case
         taking = [side for side in self.sides if side.asked(case)]
         if self._pair % 2:
             taking.reverse()
-        contest = Contest(
-            duel,
+        rounds = CaseRounds(
+            pair,
             case,
             share_s,
             self._shortest_ns.setdefault(case.case_id, {}),
             {name for side in self.sides for name, listed in side.machine.listed.items() if listed.family == "dense"},
             random.Random(f"{case.case_id} {self._pair}"),  # noqa: S311 (order of visits, not a secret)
         )
-        contest.run([duel.corners[side.name] for side in taking])
+        rounds.run([pair.workers[side.name] for side in taking])
         for side in taking:
-            outcome = duel.corners[side.name].outcome()
+            outcome = pair.workers[side.name].outcome()
             side.keep(case, outcome)
             if outcome.ceilings:
                 self.ceilings[case.device] = self.ceilings[case.device].raised_by(outcome.ceilings)
         self.wall_s += time.monotonic() - start
 
-    def _show(self, side: str, entry: Entry) -> None:
+    def _show(self, side: str, entry: Announcement) -> None:
         stage = f"pair {self._pair + 1} of {self._pairs}, {side}: {entry.stage}"
         self.progress.doing(msgspec.structs.replace(entry, stage=stage))
 

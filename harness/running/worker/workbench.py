@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from harness.layer.weights import Weights
     from harness.records.record import Record
 
-SETUP_IMPL = ""
-"""Stands in the flight recorder for work that is nobody's."""
-
 
 class Workbench:
     """Shared by everything one process does; ``answer`` numbers the outcomes."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.records.record import ImplInfo, Record
-from harness.running import blackbox, bouts, errands, jobs, worker
-from harness.running.workbench import Workbench
+from harness.running import blackbox, jobs
+from harness.running.worker import __main__ as worker
+from harness.running.worker import bouts, errands
+from harness.running.worker.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,7 +151,7 @@ def test_a_bout_that_took_all_the_time_leaves_the_next_a_quarter_of_its_share(
 
     monkeypatch.setattr(bouts, "come_up", lambda *, timed: None)
     monkeypatch.setattr(bouts, "_bout", bout)
-    monkeypatch.setattr("harness.running.bouts.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("harness.running.worker.bouts.time.perf_counter", lambda: now[0])
     monkeypatch.setattr(one, "layer", lambda _case: None)
     planned = [plans.planned(tokens) for tokens in (1, 2)]
     bouts.bouts(one, jobs.BoutsJob(planned=planned, environment_id="e", budget_s=10.0), {})
@@ -162,7 +164,7 @@ def test_ceilings_are_measured_in_full_precision(one: Workbench, monkeypatch: py
 
     seen: list[str] = []
     monkeypatch.setattr(
-        "harness.running.errands.ceilings", lambda *_: seen.append(torch.get_float32_matmul_precision())
+        "harness.running.worker.errands.ceilings", lambda *_: seen.append(torch.get_float32_matmul_precision())
     )
     torch.set_float32_matmul_precision("high")
     try:

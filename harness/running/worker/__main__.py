@@ -15,8 +15,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.running import bouts, discovery, errands, jobs
-from harness.running.workbench import SETUP_IMPL, Workbench, start_torch
+from harness.measure.surroundings import NOBODY
+from harness.running import discovery, jobs
+from harness.running.worker import bouts, errands
+from harness.running.worker.workbench import Workbench, start_torch
 
 if TYPE_CHECKING:
     from harness.running.jobs import Job
@@ -25,19 +27,19 @@ if TYPE_CHECKING:
 def do(bench: Workbench, job: Job) -> None:
     """Do the job; implementations are imported where it needs them."""
     if isinstance(job, jobs.ShowJob | jobs.FitJob):
-        bench.note("", SETUP_IMPL, "setup")
+        bench.note("", NOBODY, "setup")
         errands.look(bench, job)
     elif isinstance(job, jobs.CeilingsJob):
-        bench.note("", SETUP_IMPL, "importing torch")
+        bench.note("", NOBODY, "importing torch")
         start_torch()
-        bench.note("", SETUP_IMPL, "setup")
+        bench.note("", NOBODY, "setup")
         errands.ceilings(bench, job)
     else:
-        bench.note("", SETUP_IMPL, "importing torch")
+        bench.note("", NOBODY, "importing torch")
         start_torch()
         files = job.files if isinstance(job, jobs.ProbeJob | jobs.BoutsJob) else ()
         broken = discovery.load_all(lambda module: bench.note("", module, "import"), job.skip, files)
-        bench.note("", SETUP_IMPL, "setup")
+        bench.note("", NOBODY, "setup")
         _do_with_implementations(bench, job, broken)
     bench.answer(jobs.DoneOutcome())
 

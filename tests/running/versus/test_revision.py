@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.running import discovery, revision
-from harness.running.revision import Sources, commit_of, find_sources, laid_out
+from harness.running import discovery
+from harness.running.versus import revision
+from harness.running.versus.revision import Sources, commit_of, find_sources, laid_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,12 +13,12 @@ import pytest
 from harness.measure.wire import Again, Begin, Draw, Drawn, Ready, Warm
 from harness.running import jobs
 from harness.running.child import NOTHING_MORE, Limits
-from harness.running.duel import SHORT_SPIN, Duel, FallenError, LostError
+from harness.running.versus.workers import SHORT_SPIN, FallenError, LostError, WorkerPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
 
 WORKER = """
 from socket import socket
@@ -36,17 +36,17 @@ JOB = jobs.TurnsJob(planned=[], environment_id="e", wire=-1)
 
 
 @pytest.fixture
-def shown() -> list[tuple[str, Entry]]:
+def shown() -> list[tuple[str, Announcement]]:
     return []
 
 
 @pytest.fixture
-def duel(worker_does: Callable[[str], None], shown: list[tuple[str, Entry]]) -> Callable[..., Duel]:
+def pair(worker_does: Callable[[str], None], shown: list[tuple[str, Announcement]]) -> Callable[..., WorkerPair]:
     """Start both sides, which do some lines of Python at each ``order`` they get."""
 
-    def start(body: str, limits: Limits | None = None, sides: tuple[str, ...] = ("base", "new")) -> Duel:
+    def start(body: str, limits: Limits | None = None, sides: tuple[str, ...] = ("base", "new")) -> WorkerPair:
         worker_does(WORKER + body.strip().replace("\n", "\n    "))
-        made = Duel(lambda side, entry: shown.append((side, entry)))
+        made = WorkerPair(lambda side, entry: shown.append((side, entry)))
         for side in sides:
             made.start(side, JOB, limits or Limits(), NOTHING_MORE)
         return made
@@ -61,31 +61,31 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_orders_and_replies(duel: Callable[..., Duel]) -> None:
-    with duel("line.send(w.Drawn() if isinstance(order, w.Draw) else w.Dropped('a'))") as made:
+def test_orders_and_replies(pair: Callable[..., WorkerPair]) -> None:
+    with pair("line.send(w.Drawn() if isinstance(order, w.Draw) else w.Dropped('a'))") as made:
         ready = made.ready()
         assert set(ready) == {"base", "new"}
         pids = [int(one.broken["pid"]) for one in ready.values()]
         assert len(set(pids)) == 2
-        base, new = made.corners["base"], made.corners["new"]
+        base, new = made.workers["base"], made.workers["new"]
         assert made.ask(base, Draw(0, 1), Drawn) == made.ask(new, Draw(0, 1), Drawn) == Drawn()
         with pytest.raises(LostError) as lost:
             made.ask(new, Begin("c"), Drawn)
-        assert (lost.value.corner, lost.value.out) == (new, False)
+        assert (lost.value.worker, lost.value.out) == (new, False)
         with pytest.raises(RuntimeError, match=r"Drawn.* where a Warm was due"):
             made.ask(base, Draw(1, 1), Warm)
     assert all(gone(pid) for pid in pids)
 
 
 def test_idle_threads_sleep_soon_unless_told_otherwise(
-    duel: Callable[..., Duel], monkeypatch: pytest.MonkeyPatch
+    pair: Callable[..., WorkerPair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in SHORT_SPIN:
         monkeypatch.delenv(name, raising=False)
-    with duel("pass", sides=("base",)) as made:
+    with pair("pass", sides=("base",)) as made:
         assert made.ready()["base"].broken["spin"] == SHORT_SPIN["GOMP_SPINCOUNT"]
     monkeypatch.setenv("GOMP_SPINCOUNT", "77")
-    with duel("pass", sides=("base",)) as made:
+    with pair("pass", sides=("base",)) as made:
         assert made.ready()["base"].broken["spin"] == "77"
 
 
@@ -98,13 +98,13 @@ def test_idle_threads_sleep_soon_unless_told_otherwise(
     ],
 )
 def test_who_falls_is_charged(
-    duel: Callable[..., Duel], monkeypatch: pytest.MonkeyPatch, body: str, status: str, reason: str
+    pair: Callable[..., WorkerPair], monkeypatch: pytest.MonkeyPatch, body: str, status: str, reason: str
 ) -> None:
-    monkeypatch.setattr("harness.running.duel.CLOSING_S", 0.5)
-    with duel(f"print('last word'); {body}") as made:
+    monkeypatch.setattr("harness.running.versus.workers.CLOSING_S", 0.5)
+    with pair(f"print('last word'); {body}") as made:
         other = int(made.ready()["base"].broken["pid"])
         with pytest.raises(FallenError) as fallen:
-            made.ask(made.corners["new"], Draw(0, 1), Drawn)
+            made.ask(made.workers["new"], Draw(0, 1), Drawn)
         assert fallen.value.side == "new"
         death = fallen.value.death
         assert death.status == status
@@ -115,36 +115,38 @@ def test_who_falls_is_charged(
     assert gone(other)
 
 
-def test_one_that_falls_out_of_turn_is_noticed(duel: Callable[..., Duel]) -> None:
-    with duel("time.sleep(600)") as made:
+def test_one_that_falls_out_of_turn_is_noticed(pair: Callable[..., WorkerPair]) -> None:
+    with pair("time.sleep(600)") as made:
         idle = int(made.ready()["base"].broken["pid"])
         os.kill(idle, signal.SIGKILL)
         with pytest.raises(FallenError) as fallen:
-            made.ask(made.corners["new"], Draw(0, 1), Drawn)
+            made.ask(made.workers["new"], Draw(0, 1), Drawn)
         assert fallen.value.side == "base"
         assert fallen.value.death.killed_from_outside
 
 
-def test_an_order_to_one_that_is_dead(duel: Callable[..., Duel]) -> None:
-    with duel("line.send(w.Drawn()); os._exit(5)", sides=("new",)) as made:
+def test_an_order_to_one_that_is_dead(pair: Callable[..., WorkerPair]) -> None:
+    with pair("line.send(w.Drawn()); os._exit(5)", sides=("new",)) as made:
         made.ready()
-        corner = made.corners["new"]
-        made.ask(corner, Draw(0, 1), Drawn)
-        corner.child.wait(10)
+        worker = made.workers["new"]
+        made.ask(worker, Draw(0, 1), Drawn)
+        worker.child.wait(10)
         with pytest.raises(FallenError) as fallen:
-            made.ask(corner, Again(), Drawn)
+            made.ask(worker, Again(), Drawn)
         assert fallen.value.death.returncode == 5
 
 
-def test_only_who_is_busy_may_not_be_silent(duel: Callable[..., Duel], shown: list[tuple[str, Entry]]) -> None:
+def test_only_who_is_busy_may_not_be_silent(
+    pair: Callable[..., WorkerPair], shown: list[tuple[str, Announcement]]
+) -> None:
     """The idle one announced something long ago; it has nothing to say."""
     body = """
 line.send(w.Drawn())
 if isinstance(order, w.Begin): time.sleep(600)
 """
-    with duel(body, Limits(stage_s=1.0)) as made:
+    with pair(body, Limits(stage_s=1.0)) as made:
         made.ready()
-        base, new = made.corners["base"], made.corners["new"]
+        base, new = made.workers["base"], made.workers["new"]
         made.ask(base, Draw(0, 1), Drawn)
         end = time.monotonic() + 1.5
         while time.monotonic() < end:
@@ -158,25 +160,25 @@ if isinstance(order, w.Begin): time.sleep(600)
     assert shown[-1][1].stage == "Begin"
 
 
-def test_memory_is_watched(duel: Callable[..., Duel]) -> None:
+def test_memory_is_watched(pair: Callable[..., WorkerPair]) -> None:
     limits = Limits(memory_bytes=300 << 20)
-    with duel("kept = bytearray(400 << 20); time.sleep(600)", limits) as made:
+    with pair("kept = bytearray(400 << 20); time.sleep(600)", limits) as made:
         made.ready()
         with pytest.raises(FallenError) as fallen:
-            made.ask(made.corners["base"], Draw(0, 1), Drawn)
+            made.ask(made.workers["base"], Draw(0, 1), Drawn)
         assert fallen.value.death.status == "oom"
 
 
-def test_ctrl_c_leaves_nobody_behind(duel: Callable[..., Duel]) -> None:
-    made = duel("pass")
+def test_ctrl_c_leaves_nobody_behind(pair: Callable[..., WorkerPair]) -> None:
+    made = pair("pass")
     with pytest.raises(KeyboardInterrupt), made:  # noqa: PT012
         pids = [int(one.broken["pid"]) for one in made.ready().values()]
-        folders = [corner.child.folder for corner in made.corners.values()]
+        folders = [worker.child.folder for worker in made.workers.values()]
         raise KeyboardInterrupt
     assert all(gone(pid) for pid in pids)
     assert not any(folder.exists() for folder in folders)
 
 
-def test_ready_tells_what_was_found(duel: Callable[..., Duel]) -> None:
-    with duel("pass", sides=("new",)) as made:
+def test_ready_tells_what_was_found(pair: Callable[..., WorkerPair]) -> None:
+    with pair("pass", sides=("new",)) as made:
         assert isinstance(made.ready()["new"], Ready)

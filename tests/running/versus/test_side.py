@@ -9,9 +9,9 @@ import pytest
 
 from harness.records.record import ImplInfo, Record, Timing
 from harness.running import jobs
-from harness.running.blackbox import Entry
+from harness.running.blackbox import Announcement
 from harness.running.child import KILLS_FORGIVEN, Death, Limits
-from harness.running.side import Side, plan_sides
+from harness.running.versus.side import Side, plan_sides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ def outcome(case: Case, *records: Record) -> jobs.BoutOutcome:
 
 
 def death(case_id: str, impl: str, stage: str = "gate", returncode: int = 3) -> Death:
-    return Death("itself", returncode, Entry(case_id, impl, stage), "last word")
+    return Death("itself", returncode, Announcement(case_id, impl, stage), "last word")
 
 
 def test_what_was_not_measured_is_not_asked_for_again(side: Side, case: Case) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from harness.measure.meters.nvml import NvmlUnavailable
-from harness.running import devices
 from harness.running.facts import Facts
+from harness.running.worker import devices
 
 GPU = SimpleNamespace(
     name="NVIDIA H100 80GB HBM3",

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from harness.layer.contract import Forward, Implementation, Layer, Tunable
     from harness.layer.weights import Weights
 
-MARK = "@"
-"""Between an implementation's name and what tells its candidates apart."""
-
 
 def tune_all(
     job: jobs.TuneJob,
@@ -74,7 +71,7 @@ def _tune(
     from harness.measure.climb import Climb
     from harness.measure.clocks import clock_for
     from harness.measure.surroundings import Surroundings
-    from harness.running.devices import device_name
+    from harness.running.worker.devices import device_name
 
     around = Surroundings(
         clock=clock_for(case.device),
@@ -122,4 +119,4 @@ def candidate(implementation: Implementation, tunable: Tunable, values: Values) 
 
 def candidate_name(name: str, values: Values) -> str:
     """Name a candidate; equal values have equal names in every process."""
-    return name + MARK + hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:8]
+    return name + jobs.CANDIDATE_MARK + hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:8]

@@ -20,12 +20,12 @@ from harness.running import session
 from harness.running.child import Outfit
 from harness.running.environment import git_state
 from harness.running.machine import look_around
-from harness.running.match import Match
 from harness.running.plan import CEILINGS_SECONDS, WORKER_START_SECONDS
 from harness.running.request import available_memory
-from harness.running.revision import commit_of, find_sources, laid_out
 from harness.running.runner import chunks
-from harness.running.side import Side, plan_sides
+from harness.running.versus.pairs import Pairs
+from harness.running.versus.revision import commit_of, find_sources, laid_out
+from harness.running.versus.side import Side, plan_sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from harness.running.child import Limits
     from harness.running.machine import Machine
     from harness.running.plan import Plan
-    from harness.running.revision import Revision, Sources
     from harness.running.runner import Progress
     from harness.running.session import Session
+    from harness.running.versus.revision import Revision, Sources
 
 BASE, NEW = "base", "new"
 
@@ -75,14 +75,14 @@ def measure_versus(
         sides = _sides(plan, sources, revision, machine, limits)
         with _directories(out, sides):
             laid = [_start(plan, side, out / side.name, command, stage_s) for side in sides]
-            match = Match(sides, plan, limits, progress)
+            measured = Pairs(sides, plan, limits, progress)
             with measuring(laid[0].path), measuring(laid[1].path):
                 try:
-                    match.run(pairs)
+                    measured.run(pairs)
                     for one in laid:
                         one.info.finished_at = session.now()
                 finally:
-                    base, new = (_write(match, side, one) for side, one in zip(sides, laid, strict=True))
+                    base, new = (_write(measured, side, one) for side, one in zip(sides, laid, strict=True))
     progress.done(new.records)
     return base, new
 
@@ -121,13 +121,13 @@ def _start(plan: Plan, side: Side, path: Path, command: str, stage_s: float) -> 
     return session.start(replace(plan, planned=tuple(side.planned.values())), path, side.machine, command, stage_s)
 
 
-def _write(match: Match, side: Side, laid: Session) -> Run:
+def _write(measured: Pairs, side: Side, laid: Session) -> Run:
     """Write what a side's complete pairs gave into its run directory."""
     store = RunStore(laid.path)
-    store.append(side.records(match.bouts, match.ceilings))
-    laid.info.measuring_s, laid.info.wall_s = side.measuring_s, match.wall_s
+    store.append(side.records(measured.bouts, measured.ceilings))
+    laid.info.measuring_s, laid.info.wall_s = side.measuring_s, measured.wall_s
     store.write_info(laid.info)
-    store.write_environment(msgspec.structs.replace(laid.machine.environment, ceilings=match.ceilings))
+    store.write_environment(msgspec.structs.replace(laid.machine.environment, ceilings=measured.ceilings))
     return load_run(laid.path)
 
 

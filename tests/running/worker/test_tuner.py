@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from harness.layer.contract import Implementation, Tunable
 from harness.records.tuned import TunedBook
 from harness.running import jobs
-from harness.running.tuner import candidate, candidate_name, tune_all
+from harness.running.worker.tuner import candidate, candidate_name, tune_all
 
 VALUES = st.dictionaries(st.text(max_size=5), st.integers(-9, 9) | st.text(max_size=5), max_size=4)
 

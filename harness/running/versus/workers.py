@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from harness.measure.wire import Order, Reply
-    from harness.running.blackbox import Entry
+    from harness.running.blackbox import Announcement
     from harness.running.child import By, Death, Limits, Outfit
 
 SHORT_SPIN = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
@@ -47,14 +47,14 @@ class FallenError(Exception):
 class LostError(Exception):
     """A contestant failed on one side, or, when the side is ``out``, all of them."""
 
-    def __init__(self, corner: Corner, *, out: bool) -> None:
-        super().__init__(corner.side)
-        self.corner = corner
+    def __init__(self, worker: SideWorker, *, out: bool) -> None:
+        super().__init__(worker.side)
+        self.worker = worker
         self.out = out
 
 
 @dataclass
-class Corner:
+class SideWorker:
     """One side's worker. ``admitted`` are those it may time in the current case."""
 
     side: str
@@ -74,14 +74,14 @@ class Corner:
         return self.outcomes.pop()
 
 
-class Duel:
+class WorkerPair:
     """The workers of one pair. ``show`` is told several times a second what the one that is busy announced.
 
     Use as a context manager: nobody is left behind.
     """
 
-    def __init__(self, show: Callable[[str, Entry], None]) -> None:
-        self.corners: dict[str, Corner] = {}
+    def __init__(self, show: Callable[[str, Announcement], None]) -> None:
+        self.workers: dict[str, SideWorker] = {}
         self._show = show
         self._looked_s = time.monotonic()
 
@@ -91,10 +91,10 @@ class Duel:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self.corners:
-            _, corner = self.corners.popitem()
-            corner.wire.close()
-            corner.child.end("itself", corner.heard)
+        while self.workers:
+            _, worker = self.workers.popitem()
+            worker.wire.close()
+            worker.child.end("itself", worker.heard)
 
     def start(self, side: str, job: jobs.TurnsJob, limits: Limits, outfit: Outfit) -> None:
         """Start a side's worker. The line is put into its job and outfit here."""
@@ -103,21 +103,21 @@ class Duel:
             job = msgspec.structs.replace(job, wire=theirs.fileno())
             spin = {name: value for name, value in SHORT_SPIN.items() if name not in os.environ}
             outfit = replace(outfit, descriptors=(theirs.fileno(),), variables={**spin, **outfit.variables})
-            self.corners[side] = Corner(side, Child(job, limits, outfit), Wire(ours))
+            self.workers[side] = SideWorker(side, Child(job, limits, outfit), Wire(ours))
 
     def ready(self) -> dict[str, Ready]:
         """Wait until all workers have imported everything; return what they found, by side."""
-        return {side: self.hear(corner, Ready) for side, corner in self.corners.items()}
+        return {side: self.hear(worker, Ready) for side, worker in self.workers.items()}
 
-    def ask(self, corner: Corner, order: Order, kind: type[M]) -> M:
+    def ask(self, worker: SideWorker, order: Order, kind: type[M]) -> M:
         """Give an order and wait for the reply to it; raises as ``hear`` does."""
         try:
-            corner.wire.send(order)
+            worker.wire.send(order)
         except OSError:
-            self._fallen(corner)
-        return self.hear(corner, kind)
+            self._fallen(worker)
+        return self.hear(worker, kind)
 
-    def hear(self, corner: Corner, kind: type[M]) -> M:
+    def hear(self, worker: SideWorker, kind: type[M]) -> M:
         """Wait for a reply of one kind.
 
         Raises
@@ -127,41 +127,41 @@ class Duel:
         LostError
             when a contestant failed instead.
         """
-        while not (reply := self._reply(corner)):
+        while not (reply := self._reply(worker)):
             pass
         if isinstance(reply, kind):
             return reply
         if isinstance(reply, (Dropped, Over)):
-            raise LostError(corner, out=isinstance(reply, Over))
+            raise LostError(worker, out=isinstance(reply, Over))
         raise RuntimeError(f"{reply} where a {kind.__name__} was due")
 
-    def _reply(self, corner: Corner) -> Reply | None:
+    def _reply(self, worker: SideWorker) -> Reply | None:
         """Return what a worker replied, if it did so by the next look at all of them."""
         try:
-            reply = corner.wire.receive(POLL_S)
+            reply = worker.wire.receive(POLL_S)
         except EOFError:
-            self._fallen(corner)
+            self._fallen(worker)
         if time.monotonic() - self._looked_s >= POLL_S:
-            self._look(busy=corner)
+            self._look(busy=worker)
             self._looked_s = time.monotonic()
         return reply  # type: ignore[return-value]
 
-    def _look(self, busy: Corner) -> None:
+    def _look(self, busy: SideWorker) -> None:
         """See that everybody is alive; only who is busy may be asked for a sign of life."""
         self._show(busy.side, busy.child.last())
-        for corner in list(self.corners.values()):
-            ended = corner.child.look(corner.heard, may_be_silent=corner is not busy)
+        for worker in list(self.workers.values()):
+            ended = worker.child.look(worker.heard, may_be_silent=worker is not busy)
             if ended:
-                self._fall(corner, ended)
+                self._fall(worker, ended)
 
-    def _fallen(self, corner: Corner) -> NoReturn:
+    def _fallen(self, worker: SideWorker) -> NoReturn:
         """Say how a worker died that hung up."""
-        corner.child.wait(CLOSING_S)
-        self._fall(corner, corner.child.look(corner.heard, may_be_silent=True) or "itself")
+        worker.child.wait(CLOSING_S)
+        self._fall(worker, worker.child.look(worker.heard, may_be_silent=True) or "itself")
 
-    def _fall(self, corner: Corner, by: By) -> NoReturn:
-        del self.corners[corner.side]
-        corner.wire.close()
-        death = corner.child.end(by, corner.heard)
+    def _fall(self, worker: SideWorker, by: By) -> NoReturn:
+        del self.workers[worker.side]
+        worker.wire.close()
+        death = worker.child.end(by, worker.heard)
         assert death, "a worker is done only when its line is closed"
-        raise FallenError(corner.side, death)
+        raise FallenError(worker.side, death)

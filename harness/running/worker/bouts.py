@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from harness.cases.datasheet import datasheet_for
 from harness.cases.replay import ReplayError
+from harness.measure.surroundings import NOBODY
 from harness.records.record import Record, storable
 from harness.running import discovery, jobs
 from harness.running.pacing import LEAST_SHARE, bout_weights
 from harness.running.registry import registered
-from harness.running.workbench import SETUP_IMPL, take_device
+from harness.running.worker.workbench import take_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from harness.layer.weights import Weights
     from harness.measure.surroundings import Conduct
     from harness.running.jobs import BoutsJob, TurnsJob
-    from harness.running.workbench import Workbench
+    from harness.running.worker.workbench import Workbench
 
 WHY_NO_ENERGY = "two workers take turns on the device, whose counter counts both; `moebench run` meters energy"
 
@@ -42,7 +43,7 @@ def bouts(bench: Workbench, job: BoutsJob, broken: dict[str, str]) -> None:
     fair_s = job.budget_s / sum(weights_of) if job.planned else 0.0
     for number, planned in enumerate(job.planned):
         start = begun = time.perf_counter()
-        bench.note(planned.case.case_id, SETUP_IMPL, jobs.WEIGHTS_STAGE)
+        bench.note(planned.case.case_id, NOBODY, jobs.WEIGHTS_STAGE)
         try:
             weights = bench.layer(planned.case)
             begun = time.perf_counter()
@@ -73,7 +74,7 @@ def turns(bench: Workbench, job: TurnsJob, broken: dict[str, str]) -> None:
     taker.wire.send(Ready(broken, discovery.strays(job.homes)))
     while case_id := taker.next_case():
         planned, start = by_id[case_id], time.perf_counter()
-        bench.note(case_id, SETUP_IMPL, jobs.WEIGHTS_STAGE)
+        bench.note(case_id, NOBODY, jobs.WEIGHTS_STAGE)
         try:
             weights = bench.layer(planned.case)
             taker.has_layer()
@@ -128,7 +129,7 @@ def _bout(
     from harness.measure.ceilings import measure_ceilings
     from harness.measure.clocks import clock_for
     from harness.measure.surroundings import Surroundings
-    from harness.running.devices import board_of
+    from harness.running.worker.devices import board_of
 
     case = planned.case
     take_device(case)
@@ -150,7 +151,7 @@ def _bout(
         measure_again=lambda: measure_ceilings(case.device, (case.dtype,)),
     )
     records = Bout(case, weights, around).run(_asked(planned), budget_s * 1e9)
-    bench.note(case.case_id, SETUP_IMPL, "writing records")
+    bench.note(case.case_id, NOBODY, "writing records")
     if around.ceilings is not None:
         job.ceilings[case.device] = around.ceilings  # what was found better holds for the bouts to come
     return jobs.BoutOutcome(
