@@ -15,8 +15,8 @@ import pytest
 from harness import cli, terminal
 from harness.cli import measuring
 from harness.cli.app import BAD_INPUT, DONE, NOTHING
+from harness.records.progress import locked
 from harness.records.store import RECORDS, Run, RunStore, load_run
-from harness.records.store import measuring as hold
 from harness.report import page
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def test_the_same_run_twice_is_refused(main: Main, copy: Callable[..., Path], co
 
 def test_a_run_in_progress_is_neither_resumed_nor_called_abandoned(main: Main, copy: Callable[..., Path]) -> None:
     empty, begun = copy("empty", 0), copy("begun")
-    with hold(empty), hold(begun):
+    with locked(empty), locked(begun):
         code, _, err = main("report", empty)
         assert code == NOTHING
         assert (

@@ -15,9 +15,9 @@ Pass = Literal["forward", "training"]
 Scope = Literal["experts", "layer"]
 Execution = Literal["eager", "graph", "compile"]
 
-DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
-PASSES: tuple[str, ...] = get_args(Pass)
-SCOPES: tuple[str, ...] = get_args(Scope)
+DTYPE_BYTES: dict[DType, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+PASSES: tuple[Pass, ...] = get_args(Pass)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 EXECUTIONS: tuple[str, ...] = get_args(Execution)
 
 

@@ -29,11 +29,6 @@ class Floor(NamedTuple):
     bound: Bound
 
 
-def matrices(shape: Shape) -> int:
-    """Weight matrices of H x I elements in one expert: 3 when gated, 2 when plain."""
-    return 3 if shape.gated else 2
-
-
 def useful_flops(case: Case, routed_slots: float, *, has_router: bool = True) -> float:
     """FLOPs that the result depends on; ``routed_slots`` counts (token, expert) pairs, dropped ones left out.
 
@@ -44,7 +39,7 @@ def useful_flops(case: Case, routed_slots: float, *, has_router: bool = True) ->
     for its input and one for its weight. Padding, activations, biases and the weighted sum (2*T*k*H) are left out.
     """
     shape, tokens = case.shape, case.traffic.tokens
-    flops = 2.0 * matrices(shape) * shape.hidden * shape.expert_hidden * routed_slots
+    flops = 2.0 * shape.matrices * shape.hidden * shape.expert_hidden * routed_slots
     if case.scope == "layer":
         flops += 2.0 * tokens * (shape.hidden * shape.experts * has_router + shape.shared_params)
     return 3 * flops if case.pass_ == "training" else flops
@@ -62,7 +57,7 @@ def min_bytes(case: Case, distinct_experts: float, *, has_router: bool = True) -
     a fused kernel keeps on chip, are left out: the bound stays a bound.
     """
     shape, tokens, size = case.shape, case.traffic.tokens, case.dtype_bytes
-    expert = matrices(shape) * shape.hidden * shape.expert_hidden * size
+    expert = shape.matrices * shape.hidden * shape.expert_hidden * size
     hit, whole = distinct_experts * expert, shape.experts * expert
     activation = tokens * shape.hidden * size
     beside = 0
@@ -115,7 +110,7 @@ def memory_estimate_bytes(case: Case) -> int:
     if training:
         oracle_gradient = FLOAT64_BYTES if case.dtype == "fp32" else 4
         answers += shape.total_params * (oracle_gradient + 2 * size)
-    widths = matrices(shape) * shape.expert_hidden + 2 * shape.hidden
+    widths = shape.matrices * shape.expert_hidden + 2 * shape.hidden
     oracle = (shape.expert_params + -(-slots // shape.experts) * widths) * FLOAT64_BYTES
     workspace = slots * widths * size
     return weights + inputs + answers + max(oracle, workspace) * (2 if training else 1)

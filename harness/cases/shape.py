@@ -10,7 +10,7 @@ Activation = Literal["silu", "gelu", "relu", "clamped_swiglu"]
 RouterKind = Literal["softmax", "topk_softmax", "sigmoid", "switch", "noisy_topk", "expert_choice", "mixture"]
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-ROUTER_KINDS: dict[str, str] = {
+ROUTER_KINDS: dict[RouterKind, str] = {
     "softmax": "softmax over all experts, then top-k; with groups, a group scores its best expert (DeepSeek-V2)",
     "topk_softmax": "top-k of the logits, then softmax over the chosen k (gpt-oss)",
     "sigmoid": "sigmoid scores and a selection bias; with groups, a group scores its two best (DeepSeek-V3)",
@@ -113,17 +113,20 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.shared_experts * self.shared_hidden
 
     @property
+    def matrices(self) -> int:
+        """Weight matrices of H x I elements in one expert: 3 when gated, 2 when plain."""
+        return 3 if self.gated else 2
+
+    @property
     def expert_params(self) -> int:
         """Weights of one routed expert, biases included."""
-        matrices = (3 if self.gated else 2) * self.hidden * self.expert_hidden
         biases = (2 if self.gated else 1) * self.expert_hidden + self.hidden
-        return matrices + (biases if self.bias else 0)
+        return self.matrices * self.hidden * self.expert_hidden + (biases if self.bias else 0)
 
     @property
     def shared_params(self) -> int:
         """Weights of the shared experts and of their sigmoid gate."""
-        matrices = (3 if self.gated else 2) * self.hidden * self.shared_width
-        return matrices + (self.hidden if self.shared_gated else 0)
+        return self.matrices * self.hidden * self.shared_width + (self.hidden if self.shared_gated else 0)
 
     @property
     def active_params(self) -> int:

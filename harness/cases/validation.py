@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.cases.case import DTYPE_BYTES, PASSES, Case, PlannedCase
+from harness.cases.case import DTYPE_BYTES, PASSES, SCOPES, Case, PlannedCase
 from harness.cases.shape import ROUTER_KINDS, Router, Shape
 from harness.cases.traffic import Traffic
 
@@ -26,7 +26,7 @@ def _cases(device: str) -> Iterator[Case]:
     for dtype in DTYPE_BYTES:
         for pass_ in PASSES:
             for router in _routers():
-                for scope in ("experts", "layer"):
+                for scope in SCOPES:
                     yield _case(device, dtype, pass_, _shape(router=router), Traffic(tokens=33), scope)
             for shape in _edge_shapes():
                 yield _case(device, dtype, pass_, shape, Traffic(tokens=17), "layer")
@@ -34,11 +34,8 @@ def _cases(device: str) -> Iterator[Case]:
                 yield _case(device, dtype, pass_, _shape(), traffic, "experts")
 
 
-def _case(device: str, dtype: str, pass_: str, shape: Shape, traffic: Traffic, scope: str) -> Case:
-    dtype_: DType = dtype  # type: ignore[assignment]
-    pass__: Pass = pass_  # type: ignore[assignment]
-    scope_: Scope = scope  # type: ignore[assignment]
-    return Case(shape=shape, traffic=traffic, dtype=dtype_, pass_=pass__, scope=scope_, device=device)
+def _case(device: str, dtype: DType, pass_: Pass, shape: Shape, traffic: Traffic, scope: Scope) -> Case:
+    return Case(shape=shape, traffic=traffic, dtype=dtype, pass_=pass_, scope=scope, device=device)
 
 
 def _shape(**changes: object) -> Shape:
@@ -50,7 +47,7 @@ def _shape(**changes: object) -> Shape:
 
 
 def _routers() -> list[Router]:
-    plain = [Router(kind=kind) for kind in ROUTER_KINDS]  # type: ignore[arg-type]
+    plain = [Router(kind=kind) for kind in ROUTER_KINDS]
     return [
         *plain,
         Router(kind="softmax", renormalise=True),

@@ -84,8 +84,9 @@ def calibrate(  # noqa: PLR0913, PLR0917 (one parameter an option)
 def _measure(task: Task, machine: Machine, timeout: float) -> TrialFile:
     """Run all trials behind a progress bar."""
     from harness.records.trials import TrialFile
+    from harness.records.unmeasured import now
     from harness.running.calibrate import run_trials
-    from harness.running.session import limits_for, now
+    from harness.running.session import limits_for
 
     found: list[Trial] = []
     with terminal.progress() as bar:

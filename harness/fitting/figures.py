@@ -182,7 +182,7 @@ def all_figures(choices: Choices) -> dict[str, float]:
 
 
 def _shared(choices: Choices, distance: int) -> NDArray[np.float64]:
-    """How many experts a token shares with the one ``distance`` places before it, where both are of one request."""
+    """How many experts a token shares with the one ``distance`` places before it, where both are of one stretch."""
     if len(choices.ids) <= distance:
         return np.zeros(0)
     shared: NDArray[np.float64] = np.einsum("te,te->t", choices.used[distance:], choices.used[:-distance])

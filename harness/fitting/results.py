@@ -88,8 +88,9 @@ class Compared(msgspec.Struct, kw_only=True):
 class Fit(msgspec.Struct, kw_only=True):
     """Which generator one layer of a trace resembles.
 
-    ``candidates`` are in order of their score. ``reproduced`` says by property whether the best in load, and the best
-    in repeats, has it: false where the trace is further from the generator's mean than each of its seeds is.
+    ``candidates`` are those without a parameter that reproduce the load, then all others, each in order of their score.
+    ``by_load`` and ``by_repeats`` say by property whether the best in load, and the best in repeats, has it: false
+    where the trace is further from the generator's mean than each of its seeds is.
     """
 
     layer: int

@@ -14,6 +14,8 @@ from harness.layer.activations import activate
 from harness.layer.contract import Layer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.cases.case import Case
     from harness.cases.shape import Shape
 
@@ -95,8 +97,7 @@ def make_weights(case: Case) -> Weights:
     return Weights(layer, router, _make_shared(shape, normal) if shape.shared_experts else None)
 
 
-def _make_shared(shape: Shape, normal: object) -> SharedExperts:
-    assert callable(normal)
+def _make_shared(shape: Shape, normal: Callable[..., Tensor]) -> SharedExperts:
     H, width = shape.hidden, shape.shared_width
     return SharedExperts(
         shape=shape,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from harness.records.estimates import log_ratios, samples_of
+from harness.records.rounds import log_ratios, samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

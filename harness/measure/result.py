@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING
 
 from harness.records.derive import derive
 from harness.records.record import ImplInfo, Record
+from harness.records.unmeasured import now
 
 if TYPE_CHECKING:
     from harness.cases.case import Case
@@ -69,7 +69,7 @@ class Result:
             log_tail=failure.log_tail if failure else "",
             environment_id=around.environment_id,
             bout=bout,
-            taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            taken_at=now(),
             configuration=self.configuration,
             timing=self.timing,
             agreement=self.agreement,

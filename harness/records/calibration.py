@@ -12,7 +12,8 @@ import numpy as np
 from scipy import stats
 
 from harness.records.environment import Calibration, Rates
-from harness.records.estimates import MIN_PROCESSES, MIN_ROUNDS, log_ratios, paired
+from harness.records.estimates import MIN_PROCESSES, MIN_ROUNDS, paired
+from harness.records.rounds import log_ratios
 from harness.records.stats import noise_floor
 from harness.records.trials import BASE, BASELINE, CONTROL
 from harness.records.verdicts import delta_of, judge
@@ -20,7 +21,8 @@ from harness.records.verdicts import delta_of, judge
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness.records.estimates import Estimate, Samples
+    from harness.records.estimates import Estimate
+    from harness.records.rounds import Samples
     from harness.records.trials import CpuTime, Line, Trial, TrialFile
 
 THRESHOLDS = (0.005, 0.01, 0.02, 0.05)

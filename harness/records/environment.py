@@ -13,8 +13,9 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 class Ceilings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The best this device was seen to do, measured at the start of the run. Bytes and FLOPs per second.
 
-    ``read`` is a read-only sum over memory far larger than the last-level cache, ``copy`` counts bytes both ways, and
-    ``cached_read`` reads what fits into the cache. ``gemm_flops`` is per dtype, best over the shapes tried.
+    Reading is the best of a sum and a matrix times a vector, over memory far larger than the last-level cache or, for
+    ``cached_read``, over what fits into it; ``copy`` counts bytes both ways. GEMM rates are by dtype, the best over the
+    shapes tried.
     ``idle_watts`` is the board's power with a context and no kernels, None without a meter.
     """
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special, stats
 
+from harness.records.rounds import log_ratios
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from harness.records.record import Timing
+    from harness.records.rounds import Samples
 
 MIN_ROUNDS = 7
 """With fewer rounds too little was seen of what can happen."""
@@ -30,9 +32,6 @@ MIN_PROCESSES = 3
 CONFIDENCE = 0.95
 SUREST = 1e-12
 """Chances below this are not told apart."""
-
-Samples = dict[tuple[int, int], float]
-"""Nanoseconds by (process, round)."""
 
 
 @dataclass(frozen=True)
@@ -201,37 +200,6 @@ def _rank_sums(n: int) -> NDArray[np.float64]:
     for rank in range(1, n + 1):
         chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
     return np.asarray(np.minimum(chances.cumsum(), 1.0), dtype=np.float64)
-
-
-def samples_of(timing: Timing) -> Samples:
-    """Return a timing's samples by process and round.
-
-    Raises
-    ------
-    ValueError
-        when it does not say of every sample which round it is of.
-    """
-    processes = timing.processes or [0] * len(timing.rounds)
-    if not len(processes) == len(timing.rounds) == len(timing.samples_ns):
-        raise ValueError(f"{len(timing.samples_ns)} samples of {len(timing.rounds)} rounds")
-    return dict(zip(zip(processes, timing.rounds, strict=True), timing.samples_ns, strict=True))
-
-
-def log_ratios(base: Samples, new: Samples) -> dict[int, list[float]]:
-    """log(new / base) of the rounds that both were timed in, by process.
-
-    Raises
-    ------
-    ValueError
-        for a time that is not a positive number.
-    """
-    for value in (*base.values(), *new.values()):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"a sample of {value} ns is not a time")
-    found: dict[int, list[float]] = {}
-    for place in sorted(base.keys() & new.keys()):
-        found.setdefault(place[0], []).append(math.log(new[place]) - math.log(base[place]))
-    return found
 
 
 def paired(ratios: Mapping[int, Sequence[float]], *, several: bool = False) -> Estimate | None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from harness.cases.shape import require
 from harness.records import stats
-from harness.records.estimates import samples_of
 from harness.records.metrics import METRICS, Metric, why_absent
+from harness.records.rounds import samples_of
 
 if TYPE_CHECKING:
     from harness.records.record import Record

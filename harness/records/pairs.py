@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from harness.records import estimates
+from harness.records import estimates, rounds
 from harness.records.comparable import boards_differ, machines_differ, version_differs
 from harness.records.metrics import METRICS, Metric, energy_floor, why_absent
 from harness.records.verdicts import THRESHOLD, Scatter, Verdict
@@ -156,7 +156,7 @@ def _compare_times(pair: Pair, question: Question) -> None:
     assert new is not None
     floors = [floor for floor in (base.noise_floor, new.noise_floor) if floor is not None]
     if pair.base.record.bout and pair.base.record.bout == pair.new.record.bout:
-        ratios = estimates.log_ratios(estimates.samples_of(base), estimates.samples_of(new))
+        ratios = rounds.log_ratios(rounds.samples_of(base), rounds.samples_of(new))
         several = base.processes is not None or new.processes is not None
         pair.estimate, pair.how = estimates.paired(ratios, several=several), "side by side"
         pair.floors += floors
@@ -164,7 +164,7 @@ def _compare_times(pair: Pair, question: Question) -> None:
     pair.floors.append(math.hypot(*floors))
     if question.across and (differs := _machines_differ(pair)):
         pair.apart, pair.how = "raw", f"raw times, {differs}"
-        levels = [estimates.level(estimates.samples_of(timing)) for timing in (base, new)]
+        levels = [estimates.level(rounds.samples_of(timing)) for timing in (base, new)]
         if levels[0] and levels[1]:
             pair.estimate = estimates.difference(levels[0], levels[1])
     else:

@@ -271,22 +271,3 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def key(self) -> tuple[str, str]:
         """What a run holds at most one record of."""
         return self.case_id, self.impl.name
-
-
-def storable(record: Record) -> Record:
-    """Return the record, or one that says why it cannot be kept: a figure that JSON has no word for, a wrong type."""
-    try:
-        msgspec.json.decode(msgspec.json.encode(record), type=Record)
-    except (ValueError, TypeError) as error:
-        return Record(
-            case=record.case,
-            case_id=record.case_id,
-            impl=record.impl,
-            status="error",
-            reason=f"its {record.status!r} record cannot be written down: {error}",
-            log_tail=record.log_tail,
-            environment_id=record.environment_id,
-            bout=record.bout,
-            taken_at=record.taken_at,
-        )
-    return record

@@ -2,8 +2,7 @@
 
 Appending is locked and atomic enough to be killed at any moment: a bout's lines go out in one write and are synced. A
 torn last line, which only a crash of the machine can leave, is skipped and counted when reading, and cut off before the
-next append, so that it never corrupts the line after it. Who measures into a run holds a lock on it meanwhile, which
-ends with the process.
+next append, so that it never corrupts the line after it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from harness.cases.case import PlannedCase
 from harness.cases.published import Published
@@ -26,13 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECORDS, INFO, ENVIRONMENT = "records.jsonl", "run.json", "environment.json"
-MEASURING = ".measuring"
-"""The file that is locked while somebody measures into the run."""
 FEW = 4
 """Runs that are named where their folder was given instead."""
-IN_PROGRESS = "is being measured just now, by another process"
-PATIENCE_S = 0.5
-"""Somebody who only looks whether a run is being measured holds its lock for an instant."""
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -122,41 +116,6 @@ class RunStore:
         """Replace ``environment.json`` in one step."""
         with self._lock:
             replace_file(self.path / ENVIRONMENT, environment)
-
-
-@contextlib.contextmanager
-def measuring(path: Path) -> Iterator[None]:
-    """Hold a run directory for oneself while measuring into it: two at a time would spoil each other's times.
-
-    Raises
-    ------
-    ValueError
-        when another process measures into it.
-    """
-    lock = FileLock(path / MEASURING, timeout=PATIENCE_S)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{path}: {IN_PROGRESS}; wait for its end, or stop it first") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def in_progress(path: Path) -> bool:
-    """Whether some process measures into a run directory just now."""
-    if not (path / MEASURING).exists():
-        return False
-    lock = FileLock(path / MEASURING, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    except OSError:  # somebody else's run, which may only be read
-        return False
-    lock.release()
-    return False
 
 
 @contextlib.contextmanager

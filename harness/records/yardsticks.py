@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from harness.records import estimates
+from harness.records import estimates, rounds
 from harness.records.comparable import timed_differently, unchanged
 from harness.records.verdicts import SIGNIFICANCE, Scatter
 
@@ -84,7 +84,7 @@ def measured_by_yardstick(base: Record, new: Record, yard: Yard | None) -> tuple
 def _relative(record: Record, yardstick: Record) -> Estimate | None:
     assert record.timing is not None
     assert yardstick.timing is not None
-    ratios = estimates.log_ratios(estimates.samples_of(yardstick.timing), estimates.samples_of(record.timing))
+    ratios = rounds.log_ratios(rounds.samples_of(yardstick.timing), rounds.samples_of(record.timing))
     return estimates.paired(ratios)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 import pandas as pd
 
 from harness.cases.case import Case  # noqa: TC001 (the annotations of Row are read)
-from harness.records.estimates import Samples, samples_of
+from harness.records.rounds import Samples, samples_of
 from harness.report.labels import group_id, run_labels
 
 if TYPE_CHECKING:

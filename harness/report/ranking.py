@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.records.estimates import MIN_ROUNDS, log_ratios, paired
+from harness.records.estimates import MIN_ROUNDS, paired
+from harness.records.rounds import log_ratios
 from harness.records.verdicts import judge
 from harness.report.frame import rows_of
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from harness.records.estimates import Samples
+    from harness.records.rounds import Samples
     from harness.report.frame import Row
 
 MIN_DIFFERENCE = 0.005

@@ -11,7 +11,7 @@ from harness.cases.shape import Shape
 from harness.cases.traffic import Traffic
 from harness.fitting.results import Fit, Shown
 from harness.records.environment import Ceilings, Device
-from harness.records.record import Record, Values
+from harness.records.record import ImplInfo, Record, Values
 from harness.records.store import replace_file
 from harness.records.trials import Trial
 
@@ -50,6 +50,19 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     missing: str = ""
     note: str = ""
     tunable: bool = False
+
+    @property
+    def impl(self) -> ImplInfo:
+        """What a record says of it."""
+        return ImplInfo(
+            name=self.name,
+            family=self.family or "peer",
+            version=self.version,
+            source_hash=self.source_hash,
+            origin=self.origin,
+            summary=self.summary,
+            note=self.note,
+        )
 
 
 class ProbeJob(msgspec.Struct, tag="probe", kw_only=True):

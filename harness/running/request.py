@@ -81,7 +81,7 @@ class Request:
 
 
 def available_memory(machine: Machine) -> dict[str, int]:
-    """Bytes a case may need, by device: what is free on the host, nine tenths of a GPU's memory."""
+    """Bytes a case may need, by device: nine tenths of what is free on the host, and of a GPU's memory."""
     devices = machine.environment.devices
     gpus = {name: int(0.9 * device.memory_bytes) for name, device in devices.items() if device.kind != "cpu"}
     return {"cpu": available_memory_bytes(), **gpus}

@@ -8,13 +8,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from harness.records.record import ImplInfo, Record
+from harness.records.unmeasured import unmeasured
 from harness.running import jobs
 from harness.running.child import KILLS_FORGIVEN, Child, Limits
 from harness.running.pacing import LEAST_SHARE, bout_weights
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from harness.cases.case import Case, PlannedCase
     from harness.records.environment import Ceilings
-    from harness.records.record import Status
+    from harness.records.record import Record, Status
     from harness.running.blackbox import Announcement
     from harness.running.child import Death
 
@@ -155,7 +154,7 @@ class Runner:
 
     def _failure(self, case: Case, name: str, status: Status, reason: str, log_tail: str = "") -> Record:
         listed = self.course.listed.get(name, jobs.Listed(name=name))
-        return failure(case, listed, self.course.environment_id, status, reason, log_tail)
+        return unmeasured(case, listed.impl, self.course.environment_id, status, reason, log_tail)
 
     def _why_absent(self, name: str, broken: dict[str, str]) -> str:
         origin = self.course.listed[name].origin if name in self.course.listed else ""
@@ -200,38 +199,9 @@ def _names(planned: PlannedCase) -> tuple[str, ...]:
     return planned.implementations
 
 
-def failure(
-    case: Case, listed: jobs.Listed, environment_id: str, status: Status, reason: str, log_tail: str = ""
-) -> Record:
-    """Return the record of an implementation that was not measured."""
-    return Record(
-        case=case,
-        case_id=case.case_id,
-        impl=impl_info(listed),
-        status=status,
-        reason=reason,
-        log_tail=log_tail,
-        environment_id=environment_id,
-        taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
 def why_broken(origin: str, broken: Mapping[str, str]) -> str:
     """Say why the module an implementation comes from, or a package above it, could not be imported; else nothing."""
     for module, reason in broken.items():
         if origin == module or origin.startswith(module + "."):
             return f"its module {module} could not be imported: {reason}"
     return ""
-
-
-def impl_info(listed: jobs.Listed) -> ImplInfo:
-    """Return what a record says of an implementation, from the listing."""
-    return ImplInfo(
-        name=listed.name,
-        family=listed.family or "peer",
-        version=listed.version,
-        source_hash=listed.source_hash,
-        origin=listed.origin,
-        summary=listed.summary,
-        note=listed.note,
-    )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from harness.cases.replay import replayed
 from harness.cases.shape import require
-from harness.records.store import IN_PROGRESS, INFO, RunInfo, RunStore, in_progress, load_run, measuring, read_records
+from harness.records.progress import IN_PROGRESS, in_progress, locked
+from harness.records.store import INFO, RunInfo, RunStore, load_run, read_records
+from harness.records.unmeasured import now
 from harness.running.calibrate import load_calibrations
 from harness.running.child import Limits, available_memory_bytes
 from harness.running.machine import measure_ceilings
@@ -60,7 +61,7 @@ class Session:
             when another process measures into the run just now.
         """
         store = RunStore(self.path)
-        with measuring(self.path):
+        with locked(self.path):
             self._measure(store, progress)
         return load_run(self.path)
 
@@ -228,8 +229,3 @@ def gate_only(planned: list[PlannedCase], machine: Machine, limits: Limits, prog
     )
     Runner(course, records.extend, progress).run(planned, budget_s=0.0)
     return records
-
-
-def now() -> str:
-    """UTC in ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

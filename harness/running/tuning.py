@@ -9,7 +9,7 @@ from pathlib import Path  # noqa: TC003 (dataclass)
 from typing import TYPE_CHECKING, Literal
 
 from harness.cases.shape import require
-from harness.records import estimates
+from harness.records import estimates, rounds
 from harness.records.tuned import Evidence, Key, Tuned, keep_tuned, own_path
 from harness.records.verdicts import delta_of, judge
 from harness.running import jobs
@@ -198,7 +198,7 @@ def decide(case: Case, outcome: jobs.TunedOutcome) -> Finding:
 def _estimate(default: Record, best: Record) -> tuple[Estimate | None, float | None]:
     assert default.timing is not None
     assert best.timing is not None
-    ratios = estimates.log_ratios(estimates.samples_of(default.timing), estimates.samples_of(best.timing))
+    ratios = rounds.log_ratios(rounds.samples_of(default.timing), rounds.samples_of(best.timing))
     return estimates.paired(ratios), default.timing.noise_floor
 
 

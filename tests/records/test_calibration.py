@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from harness.records import calibration as rooms
 from harness.records.environment import Calibration, Rates
-from harness.records.estimates import log_ratios, paired
+from harness.records.estimates import paired
+from harness.records.rounds import log_ratios
 from harness.records.stats import noise_floor
 from harness.records.trials import BASE, BASELINE, CONTROL, PLANTED_PERCENT, CpuTime, Line, Trial, TrialFile
 from harness.records.trials import planted_name as name

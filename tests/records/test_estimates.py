@@ -12,17 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.records.estimates import (
-    MIN_ROUNDS,
-    Estimate,
-    difference,
-    exact,
-    geometric_mean,
-    level,
-    log_ratios,
-    paired,
-    samples_of,
-)
+from harness.records.estimates import MIN_ROUNDS, Estimate, difference, exact, geometric_mean, level, paired
+from harness.records.rounds import log_ratios, samples_of
 from harness.records.stats import median_interval
 
 if TYPE_CHECKING:

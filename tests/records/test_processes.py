@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.records.estimates import samples_of
 from harness.records.processes import join, with_common_floor
 from harness.records.record import Agreement, Energy, Memory, Neighbours
+from harness.records.rounds import samples_of
 from harness.records.stats import noise_floor
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.records.record import FAILURES, SCHEMA, STATUSES, Agreement, Record, Work, plain_text, storable
+from harness.records.record import FAILURES, SCHEMA, STATUSES, Agreement, Record, Work, plain_text
+from harness.records.unmeasured import storable
 
 
 def decoded(record: Record, **changes: Any) -> Record:

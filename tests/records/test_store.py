@@ -22,18 +22,9 @@ from msgspec import inspect
 from harness.cases.case import Case, PlannedCase
 from harness.cases.shape import Shape
 from harness.cases.traffic import Traffic
+from harness.records.progress import in_progress, locked
 from harness.records.record import SCHEMA, Record
-from harness.records.store import (
-    RECORDS,
-    RunInfo,
-    RunStore,
-    about,
-    in_progress,
-    load_run,
-    measuring,
-    read_records,
-    replace_file,
-)
+from harness.records.store import RECORDS, RunInfo, RunStore, about, load_run, read_records, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,8 +166,8 @@ def test_a_folder_of_runs_names_them(make: Any, tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from harness.records.store import measuring
-with measuring(Path(sys.argv[1])):
+from harness.records.progress import locked
+with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -191,11 +182,11 @@ def test_a_process_that_is_killed_leaves_no_run_in_progress(tmp_path: Path) -> N
         assert holder.stdout
         assert holder.stdout.readline() == b"held\n"
         assert in_progress(tmp_path)
-        with pytest.raises(ValueError, match="is being measured just now, by another process"), measuring(tmp_path):
+        with pytest.raises(ValueError, match="is being measured just now, by another process"), locked(tmp_path):
             pass
         holder.kill()
     assert not in_progress(tmp_path)
-    with measuring(tmp_path):
+    with locked(tmp_path):
         assert in_progress(tmp_path)
 
 

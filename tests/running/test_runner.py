@@ -10,7 +10,7 @@ import pytest
 
 from harness.running import jobs
 from harness.running.child import KILLS_FORGIVEN, Limits
-from harness.running.runner import Course, Runner, impl_info
+from harness.running.runner import Course, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -275,8 +275,8 @@ def test_a_storm_of_deaths(stage: Stage, plans: Any, seed: int) -> None:
     assert {record.status for record in found.values()} <= {"ok", "crashed"}
 
 
-def test_impl_info_of_an_unlisted_family() -> None:
-    info = impl_info(jobs.Listed(name="a", version="2", source_hash="h", origin="o", summary="s"))
+def test_what_a_record_says_of_an_unlisted_family() -> None:
+    info = jobs.Listed(name="a", version="2", source_hash="h", origin="o", summary="s").impl
     assert (info.name, info.family, info.version, info.source_hash, info.origin, info.summary) == (
         "a", "peer", "2", "h", "o", "s",
     )  # fmt: skip

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from harness.records.environment import Ceilings
-from harness.records.store import ENVIRONMENT, INFO, RECORDS, RunStore, in_progress, load_run, measuring, read_records
+from harness.records.progress import in_progress, locked
+from harness.records.store import ENVIRONMENT, INFO, RECORDS, RunStore, load_run, read_records
 from harness.running import session
 from harness.running.child import Limits
 from harness.running.machine import MachineError, look_around
@@ -216,7 +217,7 @@ def test_a_run_in_progress_is_left_alone(
     said = workers_measure()
     laid_out = session.start(plan, tmp_path, machine, "c", 9.0)
     second = session.resume(tmp_path, machine, 9.0)
-    with measuring(tmp_path):
+    with locked(tmp_path):
         with pytest.raises(ValueError, match=r"^--resume = .*: is being measured just now, by another process$"):
             session.resume(tmp_path, machine, 9.0)
         for one in (laid_out, second):

@@ -9,6 +9,7 @@ import pytest
 from harness.records.environment import Device, Environment
 from harness.records.record import ImplInfo, Record
 from harness.records.store import RunStore, load_run
+from harness.records.unmeasured import now
 from harness.running import session
 from harness.running.jobs import Listed
 from harness.running.machine import Machine
@@ -60,7 +61,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     def measure(self: session.Session, _: Any) -> Run:
         asked.append([one.case.case_id for one in self.to_do()])
         RunStore(self.path).append(records_of(self.to_do()))
-        self.info.finished_at = session.now()
+        self.info.finished_at = now()
         RunStore(self.path).write_info(self.info)
         return load_run(self.path)
 

@@ -15,7 +15,9 @@ import msgspec
 
 from harness.cases.shape import require
 from harness.cases.suite import check_memory, located
-from harness.records.store import RunStore, load_run, measuring
+from harness.records.progress import locked
+from harness.records.store import RunStore, load_run
+from harness.records.unmeasured import now
 from harness.running import session
 from harness.running.child import Outfit
 from harness.running.environment import git_state
@@ -76,11 +78,11 @@ def measure_versus(
         with _directories(out, sides):
             laid = [_start(plan, side, out / side.name, command, stage_s) for side in sides]
             measured = Pairs(sides, plan, limits, progress)
-            with measuring(laid[0].path), measuring(laid[1].path):
+            with locked(laid[0].path), locked(laid[1].path):
                 try:
                     measured.run(pairs)
                     for one in laid:
-                        one.info.finished_at = session.now()
+                        one.info.finished_at = now()
                 finally:
                     base, new = (_write(measured, side, one) for side, one in zip(sides, laid, strict=True))
     progress.done(new.records)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness.records.processes import join, with_common_floor
+from harness.records.unmeasured import unmeasured
 from harness.running import jobs
 from harness.running.child import KILLS_FORGIVEN, NOTHING_MORE, Outfit
-from harness.running.runner import NOT_THERE, failure, why_broken
+from harness.running.runner import NOT_THERE, why_broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +92,7 @@ class Side:
         environment_id = self.machine.environment.environment_id
         for name in names:
             listed = self.machine.listed.get(name, jobs.Listed(name=name))
-            record = failure(case, listed, environment_id, status, reason, log_tail)
+            record = unmeasured(case, listed.impl, environment_id, status, reason, log_tail)
             self.lost[record.key] = record
 
     def charge(self, death: Death, case: Case, limits: Limits) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from datetime import UTC, datetime
 from socket import socket
 from typing import TYPE_CHECKING
 
 from harness.cases.datasheet import datasheet_for
 from harness.cases.replay import ReplayError
 from harness.measure.surroundings import NOBODY
-from harness.records.record import Record, storable
+from harness.records.unmeasured import storable, unmeasured
 from harness.running import discovery, jobs
 from harness.running.pacing import LEAST_SHARE, bout_weights
 from harness.running.registry import registered
@@ -186,16 +185,7 @@ def _hopeless(job: BoutsJob | TurnsJob, planned: PlannedCase, error: Exception) 
     failure = explain(error)
     said = str(error) if isinstance(error, ReplayError) else f"the case itself does not fit: {failure.reason}"
     records = [
-        Record(
-            case=planned.case,
-            case_id=planned.case.case_id,
-            impl=describe(implementation),
-            status=failure.status,
-            reason=said,
-            log_tail=failure.log_tail,
-            environment_id=job.environment_id,
-            taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        unmeasured(planned.case, describe(implementation), job.environment_id, failure.status, said, failure.log_tail)
         for implementation in _asked(planned)
     ]
     return jobs.BoutOutcome(case_id=planned.case.case_id, records=records, measuring_s=0.0, wall_s=0.0)

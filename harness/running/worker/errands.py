@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from harness.measure.surroundings import NOBODY
 from harness.running import jobs
 from harness.running.registry import missing_here, registered
@@ -97,16 +99,12 @@ def tune(bench: Workbench, job: TuneJob, broken: dict[str, str]) -> None:
 
 
 def _listed(implementation: Implementation) -> jobs.Listed:
+    from harness.measure.result import describe
+
     return jobs.Listed(
-        name=implementation.name,
-        family=implementation.family,
-        version=implementation.version,
-        source_hash=implementation.source_hash,
-        origin=implementation.origin,
-        summary=implementation.summary,
+        **msgspec.structs.asdict(describe(implementation)),
         devices=implementation.devices,
         passes=implementation.passes,
         dtypes=implementation.dtypes,
-        note=implementation.note,
         tunable=implementation.tunable is not None,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness.records.record import Record, Values, storable
+from harness.records.unmeasured import storable, unmeasured
 from harness.running import jobs
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.cases.case import Case
     from harness.layer.contract import Forward, Implementation, Layer, Tunable
     from harness.layer.weights import Weights
+    from harness.records.record import Record, Values
 
 
 def tune_all(
@@ -30,7 +31,7 @@ def tune_all(
 ) -> None:
     """Search in one case after another, as long as the budget lasts, and answer each.
 
-    What the implementation refuses is answered before any weights are made, whatever is left of the budget.
+    What the implementation refuses is answered before any weights are made, up to the case for which no time is left.
     """
     ends = time.monotonic() + job.budget_s
     for number, case in enumerate(job.cases):
@@ -47,14 +48,7 @@ def tune_all(
 def _refused(job: jobs.TuneJob, implementation: Implementation, case: Case, reason: str) -> jobs.TunedOutcome:
     from harness.measure.result import describe
 
-    record = Record(
-        case=case,
-        case_id=case.case_id,
-        impl=describe(implementation),
-        status="unsupported",
-        reason=reason,
-        environment_id=job.environment_id,
-    )
+    record = unmeasured(case, describe(implementation), job.environment_id, "unsupported", reason)
     return jobs.TunedOutcome(case_id=case.case_id, default={}, best={}, records=[record])
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from harness.cases.case import PlannedCase
-from harness.records import estimates
+from harness.records import rounds
 from harness.records.environment import Ceilings
 from harness.records.store import load_run
 from harness.running.child import Limits
@@ -262,7 +262,7 @@ def test_a_slower_revision_shows(runs: dict[str, Run]) -> None:
     base, new = (record_of(runs, side, "slower").timing for side in ("base", "new"))
     assert base is not None
     assert new is not None
-    ratios = estimates.log_ratios(estimates.samples_of(base), estimates.samples_of(new))
+    ratios = rounds.log_ratios(rounds.samples_of(base), rounds.samples_of(new))
     assert all(min(values) > 0 for values in ratios.values())
 
 
