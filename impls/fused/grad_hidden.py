@@ -17,7 +17,7 @@ from impls.fused.configuration import blocks_of
 from impls.fused.dot import narrow
 from impls.fused.operands import across_rows
 from impls.fused.slopes import gated_value_and_slopes, value_and_slope
-from impls.fused.tiling import GROUP, grid, multiply, swizzle
+from impls.fused.tiling import GROUP, find_tile, grid, multiply
 
 if TYPE_CHECKING:
     from impls.fused.configuration import Tiles
@@ -124,18 +124,19 @@ def grad_hidden_kernel(
     if PERSISTENT:
         row_tiles = tl.load(tile_count)
         for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0), flatten=True):
-            row_tile, column_tile = swizzle(tile, row_tiles, column_tiles, GROUP, True)
-            expert = tl.load(tile_experts + row_tile).to(tl.int64)
-            first_row = tl.load(tile_rows + row_tile)
+            expert, first_row, column_tile = find_tile(
+                tile, tile_experts, tile_rows, row_tiles, column_tiles, GROUP, True
+            )
             grad_hidden_tile(
                 dy, down, z, weights, slots, starts, expert, first_row, column_tile, dz, weighted, shares, row_count,
                 top_k, H, I, GATED, ACTIVATION, SLICE, TMA, BLOCK_M, BLOCK_N, BLOCK_K,
             )  # fmt: skip
     else:
-        row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
-        expert = tl.load(tile_experts + row_tile).to(tl.int64)
+        row_tiles = tl.num_programs(0) // column_tiles
+        expert, first_row, column_tile = find_tile(
+            tl.program_id(0), tile_experts, tile_rows, row_tiles, column_tiles, GROUP
+        )
         if expert >= 0:
-            first_row = tl.load(tile_rows + row_tile)
             grad_hidden_tile(
                 dy, down, z, weights, slots, starts, expert, first_row, column_tile, dz, weighted, shares, row_count,
                 top_k, H, I, GATED, ACTIVATION, SLICE, TMA, BLOCK_M, BLOCK_N, BLOCK_K,

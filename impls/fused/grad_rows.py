@@ -11,7 +11,7 @@ import triton.language as tl
 from impls.fused.configuration import LAUNCH
 from impls.fused.dot import narrow
 from impls.fused.operands import across_rows, packed_rows
-from impls.fused.tiling import GROUP, grid, multiply, swizzle
+from impls.fused.tiling import GROUP, find_tile, grid, multiply
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,18 +96,19 @@ def grad_input_kernel(
     if PERSISTENT:
         row_tiles = tl.load(tile_count)
         for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0), flatten=True):
-            row_tile, column_tile = swizzle(tile, row_tiles, column_tiles, GROUP, True)
-            expert = tl.load(tile_experts + row_tile).to(tl.int64)
-            first_row = tl.load(tile_rows + row_tile)
+            expert, first_row, column_tile = find_tile(
+                tile, tile_experts, tile_rows, row_tiles, column_tiles, GROUP, True
+            )
             grad_input_tile(
                 dz, proj_in, starts, expert, first_row, column_tile * BLOCK_N, dx_rows, Z, H, TMA,
                 BLOCK_M, BLOCK_N, BLOCK_K,
             )  # fmt: skip
     else:
-        row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
-        expert = tl.load(tile_experts + row_tile).to(tl.int64)
+        row_tiles = tl.num_programs(0) // column_tiles
+        expert, first_row, column_tile = find_tile(
+            tl.program_id(0), tile_experts, tile_rows, row_tiles, column_tiles, GROUP
+        )
         if expert >= 0:
-            first_row = tl.load(tile_rows + row_tile)
             grad_input_tile(
                 dz, proj_in, starts, expert, first_row, column_tile * BLOCK_N, dx_rows, Z, H, TMA,
                 BLOCK_M, BLOCK_N, BLOCK_K,

@@ -19,7 +19,7 @@ from impls.fused.dot import narrow
 from impls.fused.operands import along_rows, packed_rows
 from impls.fused.placement import Placement, place_for
 from impls.fused.projection import activate, project
-from impls.fused.tiling import GROUP, grid, swizzle
+from impls.fused.tiling import GROUP, find_tile, grid
 
 if TYPE_CHECKING:
     from harness import Layer, Routing
@@ -151,18 +151,19 @@ def prefill_kernel(
         # Flat, the loops over tiles and along the reduction are one, whose pipeline does not run dry between tiles.
         for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0), flatten=True):
             # The pipeline may ask ahead of the loop, where no tile is left.
-            row_tile, column_tile = swizzle(tile, row_tiles, column_tiles, GROUP, True)
-            expert = tl.load(tile_experts + row_tile).to(tl.int64)
-            first_row = tl.load(tile_rows + row_tile)
+            expert, first_row, column_tile = find_tile(
+                tile, tile_experts, tile_rows, row_tiles, column_tiles, GROUP, True
+            )
             compute_tile(
                 rows, weight, bias, slots, starts, expert, first_row, column_tile * BLOCK_N, out, z, top_k,
                 LENGTH, WIDTH, GATED, ACTIVATION, GATHER, TMA, BLOCK_M, BLOCK_N, BLOCK_K,
             )  # fmt: skip
     else:
-        row_tile, column_tile = swizzle(tl.program_id(0), tl.num_programs(0) // column_tiles, column_tiles, GROUP)
-        expert = tl.load(tile_experts + row_tile).to(tl.int64)
+        row_tiles = tl.num_programs(0) // column_tiles
+        expert, first_row, column_tile = find_tile(
+            tl.program_id(0), tile_experts, tile_rows, row_tiles, column_tiles, GROUP
+        )
         if expert >= 0:
-            first_row = tl.load(tile_rows + row_tile)
             compute_tile(
                 rows, weight, bias, slots, starts, expert, first_row, column_tile * BLOCK_N, out, z, top_k,
                 LENGTH, WIDTH, GATED, ACTIVATION, GATHER, TMA, BLOCK_M, BLOCK_N, BLOCK_K,

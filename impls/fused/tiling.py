@@ -49,6 +49,15 @@ def swizzle(program, row_tiles, column_tiles, GROUP: tl.constexpr, AHEAD: tl.con
 
 
 @triton.jit
+def find_tile(
+    program, tile_experts, tile_rows, row_tiles, column_tiles, GROUP: tl.constexpr, AHEAD: tl.constexpr = False
+):
+    """Expert (int64, -1 where a place in the map belongs to none), first row and column tile of a program."""
+    row_tile, column_tile = swizzle(program, row_tiles, column_tiles, GROUP, AHEAD)
+    return tl.load(tile_experts + row_tile).to(tl.int64), tl.load(tile_rows + row_tile), column_tile
+
+
+@triton.jit
 def load_inside(pointers, rows, columns, EVEN_ROWS: tl.constexpr, EVEN_COLUMNS: tl.constexpr):
     """Load a tile, 0 where ``rows`` or ``columns`` is False; an even side needs no mask."""
     if EVEN_ROWS and EVEN_COLUMNS:
