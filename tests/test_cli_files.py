@@ -15,7 +15,7 @@ import pytest
 from harness import cli, terminal
 from harness.cli import measuring
 from harness.cli.app import BAD_INPUT, DONE, NOTHING
-from harness.records.progress import locked
+from harness.records.locking import locked
 from harness.records.store import RECORDS, Run, RunStore, load_run
 from harness.report import page
 

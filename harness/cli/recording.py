@@ -11,9 +11,12 @@ from harness import terminal
 from harness.cli.app import NOTHING, Json, app, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness.traces.format import Trace
 
 DECODED = 64
+"""Tokens after each prompt where nobody says how many."""
 
 
 @app.command()
@@ -48,26 +51,18 @@ def record(  # noqa: PLR0913, PLR0917 (one parameter an option)
     as_json: Json = False,
 ) -> None:
     """Record which experts a real model chooses, for `traffic = "trace:TRACE.npz?layer=3&phase=decode"`."""
-    if out is None:
-        raise ValueError("--out is missing: the file the trace goes to, such as mine.npz")
+    out = _new_file(out)
     if greedy and seed is not None:
         raise ValueError(f"--seed = {seed}: not together with --greedy")
     if (model_dir is None) == (import_ is None):
         raise ValueError("record: give MODEL_DIR and --prompts FILE, or --import JSON and --experts E")
-    of_a_model: dict[str, object] = {
-        "--prompts": prompts,
-        "--max-new-tokens": max_new_tokens != DECODED,
-        "--seed": seed is not None,
-        "--greedy": greedy,
-        "--chat or --raw": chat is not None,
-        "--device": device,
-    }
-    _refuse_idle(*(("MODEL_DIR", {"--experts": experts, "--name": name}) if model_dir else ("--import", of_a_model)))
-    if out.exists():
-        raise ValueError(f"--out = {str(out)!r}: exists already; name a new file, or take that one away")
     if import_ is not None:
+        sampled = {"--max-new-tokens": max_new_tokens != DECODED, "--seed": seed is not None, "--greedy": greedy}
+        of_a_model = {"--prompts": prompts, **sampled, "--chat or --raw": chat is not None, "--device": device}
+        _refuse_idle("--import", of_a_model)
         _show(_import(import_, out, experts, name, limit), out, as_json)
         return
+    _refuse_idle("MODEL_DIR", {"--experts": experts, "--name": name})
     if prompts is None:
         raise ValueError("--prompts is missing: a text file, one prompt a line")
     template = "" if chat is None else "chat" if chat else "raw"
@@ -80,7 +75,16 @@ def record(  # noqa: PLR0913, PLR0917 (one parameter an option)
     _show(read_trace(out), out, as_json)
 
 
-def _refuse_idle(beside: str, given: dict[str, object]) -> None:
+def _new_file(out: Path | None) -> Path:
+    """Refuse to overwrite a trace, which runs may have been planned with."""
+    if out is None:
+        raise ValueError("--out is missing: the file the trace goes to, such as mine.npz")
+    if out.exists():
+        raise ValueError(f"--out = {str(out)!r}: exists already; name a new file, or take that one away")
+    return out
+
+
+def _refuse_idle(beside: str, given: Mapping[str, object]) -> None:
     """Refuse options that would do nothing beside what was chosen."""
     if idle := [option for option, value in given.items() if value]:
         raise ValueError(f"{beside} takes no {', '.join(idle)}")

@@ -100,7 +100,7 @@ def _check_out(out: Path, runs: list[Path]) -> None:
 
 def _say_what_lacks(run: Run) -> None:
     """Say what of a run is not there, or not yet."""
-    from harness.records.progress import in_progress
+    from harness.records.locking import in_progress
 
     if run.torn_lines:
         terminal.fail(f"{run.path}: the last line of records.jsonl is torn and was skipped")

@@ -10,7 +10,7 @@ import msgspec
 
 from harness.cases.replay import replayed
 from harness.cases.shape import require
-from harness.records.progress import IN_PROGRESS, in_progress, locked
+from harness.records.locking import IN_PROGRESS, in_progress, locked
 from harness.records.store import INFO, RunInfo, RunStore, load_run, read_records
 from harness.records.unmeasured import now
 from harness.running.calibrate import load_calibrations

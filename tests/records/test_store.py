@@ -22,7 +22,7 @@ from msgspec import inspect
 from harness.cases.case import Case, PlannedCase
 from harness.cases.shape import Shape
 from harness.cases.traffic import Traffic
-from harness.records.progress import in_progress, locked
+from harness.records.locking import in_progress, locked
 from harness.records.record import SCHEMA, Record
 from harness.records.store import RECORDS, RunInfo, RunStore, about, load_run, read_records, replace_file
 
@@ -166,7 +166,7 @@ def test_a_folder_of_runs_names_them(make: Any, tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from harness.records.progress import locked
+from harness.records.locking import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from harness.records.environment import Ceilings
-from harness.records.progress import in_progress, locked
+from harness.records.locking import in_progress, locked
 from harness.records.store import ENVIRONMENT, INFO, RECORDS, RunStore, load_run, read_records
 from harness.running import session
 from harness.running.child import Limits

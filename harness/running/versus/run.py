@@ -15,7 +15,7 @@ import msgspec
 
 from harness.cases.shape import require
 from harness.cases.suite import check_memory, located
-from harness.records.progress import locked
+from harness.records.locking import locked
 from harness.records.store import RunStore, load_run
 from harness.records.unmeasured import now
 from harness.running import session
