@@ -113,23 +113,9 @@ def decode_kernel(
     first_column = tl.program_id(0) * BLOCK_N
     row = tl.maximum(slot, 0) if BY_SLOT else tl.arange(0, BLOCK_M)
     gate, up = project(
-        rows + row * LENGTH,
-        0,
-        chosen,
-        weight,
-        bias,
-        expert,
-        first_column,
-        LENGTH,
-        WIDTH,
-        GATED,
-        False,
-        TMA,
-        False,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-    )
+        rows + row * LENGTH, 0, chosen, weight, bias, expert, first_column,
+        LENGTH, WIDTH, GATED, False, TMA, False, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
     columns = first_column + tl.arange(0, BLOCK_N)
     value = narrow(activate(gate, up, GATED, ACTIVATION), out.dtype.element_ty)
     tl.store(out + slot[:, None] * WIDTH + columns[None, :], value, mask=chosen[:, None] & (columns < WIDTH)[None, :])

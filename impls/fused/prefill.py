@@ -206,23 +206,9 @@ def compute_tile(
             source = tl.load(slots + source) // top_k
         left = rows + source.to(tl.int64) * LENGTH
     gate, up = project(
-        left,
-        first_row,
-        row < end,
-        weight,
-        bias,
-        expert,
-        first_column,
-        LENGTH,
-        WIDTH,
-        GATED,
-        True,
-        TMA,
-        TMA_ROWS,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-    )
+        left, first_row, row < end, weight, bias, expert, first_column,
+        LENGTH, WIDTH, GATED, True, TMA, TMA_ROWS, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
     columns = first_column + tl.arange(0, BLOCK_N)
     inside = (row < end)[:, None] & (columns < WIDTH)[None, :]
     if z is not None:
