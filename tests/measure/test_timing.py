@@ -152,6 +152,15 @@ def test_one_answer_of_each_is_kept_and_right(kit: Any) -> None:
         made.examiner.check_timed(made.admissions[name].contestant, one.draw, one.outputs)
 
 
+@pytest.mark.parametrize(("scope", "names"), [("experts", ["y", "x", "weights"]), ("layer", ["y", "x"])])
+def test_in_training_each_tokens_own_gradients_are_kept_too_and_right(kit: Any, scope: str, names: list[str]) -> None:
+    made = section(kit, kit.costing(MS), case=kit.case(pass_="training", scope=scope))
+    one = made.run(100 * MS, 0).kept["a"]
+    assert list(one.outputs) == names
+    found = made.examiner.check_timed(made.admissions["a"].contestant, one.draw, one.outputs)
+    assert list(found.tensors) == names
+
+
 def test_nobody_gets_the_tensors_that_another_had(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is remembered about tensors must not shorten another's call, nor the control's."""
     met: list[Tensor] = []
