@@ -43,7 +43,7 @@ class Stage:
         self._workers_measure = workers_measure
         self.log = workers_measure()
         self.progress = Silent()
-        self.course = Course("e", machine.listed, Limits(stage_s=0.5))
+        self.course = Course("e", machine.listed, Limits(stage_s=1.5))
         self.records: list[Record] = []
 
     def play(
@@ -90,7 +90,7 @@ def test_nothing_to_do_starts_no_worker(stage: Stage) -> None:
         ("os.abort()", "crashed", "the process died of SIGABRT"),
         ("os._exit(3)", "crashed", "exited with code 3"),
         ("os._exit(0)", "crashed", "exited with code 0"),
-        ("time.sleep(600)", "timeout", "no sign of life for 0.5 s during 'gate'"),
+        ("time.sleep(600)", "timeout", "no sign of life for 1.5 s during 'gate'"),
     ],
 )
 def test_who_dies_is_charged_and_the_others_are_measured(

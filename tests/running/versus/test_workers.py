@@ -144,11 +144,11 @@ def test_only_who_is_busy_may_not_be_silent(
 line.send(w.Drawn())
 if isinstance(order, w.Begin): time.sleep(600)
 """
-    with pair(body, Limits(stage_s=1.0)) as made:
+    with pair(body, Limits(stage_s=3.0)) as made:
         made.ready()
         base, new = made.workers["base"], made.workers["new"]
         made.ask(base, Draw(0, 1), Drawn)
-        end = time.monotonic() + 1.5
+        end = time.monotonic() + 3.5
         while time.monotonic() < end:
             made.ask(new, Draw(0, 1), Drawn)
         made.ask(new, Begin("c"), Drawn)
