@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
 
 import msgspec
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+from harness.records.bounds import Amount, Count, Nanoseconds
 
 
 class Ceilings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -19,14 +18,14 @@ class Ceilings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ``idle_watts`` is the board's power with a context and no kernels, None without a meter.
     """
 
-    copy_bytes_per_second: float
-    read_bytes_per_second: float
-    cached_read_bytes_per_second: float
-    gemm_flops_per_second: dict[str, float]
+    copy_bytes_per_second: Amount
+    read_bytes_per_second: Amount
+    cached_read_bytes_per_second: Amount
+    gemm_flops_per_second: dict[str, Amount]
     cache_bytes: int
-    launch_ns: float
-    seconds: float = 0.0
-    idle_watts: float | None = None
+    launch_ns: Nanoseconds
+    seconds: Amount = 0.0
+    idle_watts: Amount | None = None
 
     def raised_by(self, other: Ceilings) -> Ceilings:
         """Take the better of two measurements, figure by figure: a ceiling is the best that was ever seen."""
@@ -51,7 +50,7 @@ class Device(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     capability: str | None = None
     uuid: str | None = None
     driver: str | None = None
-    power_limit_watts: float | None = None
+    power_limit_watts: Amount | None = None
     mig: bool | None = None
     datasheet: str | None = None
 
@@ -59,7 +58,7 @@ class Device(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Rates(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What the verdict said of trials with one planted slowdown, in percent; 0 is an A/A trial."""
 
-    planted_percent: float
+    planted_percent: Amount
     slower: Count = 0
     faster: Count = 0
     same: Count = 0
@@ -84,16 +83,16 @@ class Calibration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     case: str
     impl: str
     trials: int
-    threshold: float
-    trial_s: float
-    call_ns: float
+    threshold: Amount
+    trial_s: Amount
+    call_ns: Amount
     rates: list[Rates]
-    resolves: dict[str, float]
+    resolves: dict[str, Amount]
     processes: int
-    process_floor: float | None
+    process_floor: Amount | None
     taken_at: str
-    others_share: float | None = None
-    steal_share: float | None = None
+    others_share: Amount | None = None
+    steal_share: Amount | None = None
     rates_at: dict[str, list[Rates]] = {}
 
     def __post_init__(self) -> None:
@@ -120,7 +119,7 @@ class Environment(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     devices: dict[str, Device]
     container: str | None = None
     governor: str | None = None
-    load_average: float | None = None
+    load_average: Amount | None = None
     git_sha: str | None = None
     git_dirty: str | None = None
     variables: dict[str, str] = {}

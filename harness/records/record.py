@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import msgspec
 
 from harness.cases.case import Case
+from harness.records.bounds import Amount, LogRatio, Nanoseconds, SomeNanoseconds
 
 SCHEMA = 1
 
@@ -62,7 +63,7 @@ class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     clock: str
     cache: Literal["hot", "cold"]
-    samples_ns: list[float]
+    samples_ns: list[Nanoseconds]
     rounds: list[int]
     calls_per_sample: int
     prepare_ns: int
@@ -70,16 +71,16 @@ class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     warmup_calls: int
     warm: bool
     stopped: Literal["interval", "budget", "rounds"]
-    device_ns: list[float] | None = None
-    control_ns: list[float] | None = None
+    device_ns: list[Nanoseconds] | None = None
+    control_ns: list[Nanoseconds] | None = None
     processes: list[int] | None = None
-    noise_floor: float | None = None
-    median_ns: float | None = None
-    min_ns: float | None = None
-    p05_ns: float | None = None
-    p95_ns: float | None = None
-    interval_ns: tuple[float, float] | None = None
-    min_interval_ns: tuple[float, float] | None = None
+    noise_floor: LogRatio | None = None
+    median_ns: SomeNanoseconds | None = None
+    min_ns: SomeNanoseconds | None = None
+    p05_ns: SomeNanoseconds | None = None
+    p95_ns: SomeNanoseconds | None = None
+    interval_ns: tuple[SomeNanoseconds, SomeNanoseconds] | None = None
+    min_interval_ns: tuple[SomeNanoseconds, SomeNanoseconds] | None = None
 
 
 class TensorError(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -160,17 +161,17 @@ class Energy(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     status: Literal["ok", "unreliable", "unavailable"]
     reason: str = ""
     method: str = ""
-    joules: float | None = None
-    window_s: float | None = None
+    joules: Amount | None = None
+    window_s: Amount | None = None
     calls: int | None = None
-    idle_watts: float | None = None
+    idle_watts: Amount | None = None
     temperature_c: tuple[int, int] | None = None
     sm_clock_mhz: tuple[int, int] | None = None
-    power_limit_watts: float | None = None
+    power_limit_watts: Amount | None = None
     throttle_reasons: list[str] = []
-    mean_watts: float | None = None
-    joules_per_call: float | None = None
-    joules_per_token: float | None = None
+    mean_watts: Amount | None = None
+    joules_per_call: Amount | None = None
+    joules_per_token: Amount | None = None
 
 
 class Balance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -180,18 +181,18 @@ class Balance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """
 
     histogram: list[int]
-    max_over_mean: float
-    max_vio: float
-    cv2: float
-    normalised_entropy: float
-    gini: float
+    max_over_mean: Amount
+    max_vio: Amount
+    cv2: Amount
+    normalised_entropy: Amount
+    gini: Amount
     distinct_experts: int
     dead_experts: int
-    drop_rate: float
+    drop_rate: Amount
     tile_rows: int
-    tile_padding: float
-    max_over_mean_floor: float
-    cv2_floor: float
+    tile_padding: Amount
+    max_over_mean_floor: Amount
+    cv2_floor: Amount
     tokens_per_expert_choice: list[int] | None = None
 
 
@@ -203,19 +204,19 @@ class Work(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     floor / median time: 1 would be an ideal kernel.
     """
 
-    distinct_experts: float
-    useful_flops: float
-    min_bytes: float
-    floor_ns: float | None = None
-    floor_datasheet_ns: float | None = None
+    distinct_experts: Amount
+    useful_flops: Amount
+    min_bytes: Amount
+    floor_ns: Nanoseconds | None = None
+    floor_datasheet_ns: Nanoseconds | None = None
     bound: Literal["bandwidth", "compute"] | None = None
-    tokens_per_second: float | None = None
-    tflops: float | None = None
-    gbytes_per_second: float | None = None
-    share_of_floor: float | None = None
-    share_of_datasheet_floor: float | None = None
-    share_of_gemm_ceiling: float | None = None
-    share_of_read_ceiling: float | None = None
+    tokens_per_second: Amount | None = None
+    tflops: Amount | None = None
+    gbytes_per_second: Amount | None = None
+    share_of_floor: Amount | None = None
+    share_of_datasheet_floor: Amount | None = None
+    share_of_gemm_ceiling: Amount | None = None
+    share_of_read_ceiling: Amount | None = None
 
 
 class Neighbours(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -37,7 +38,7 @@ CASES = [
 ]
 TYPES: dict[type, Callable[[Any], st.SearchStrategy[Any]]] = {
     inspect.IntType: lambda _: st.integers(-(2**63), 2**63 - 1),
-    inspect.FloatType: lambda _: st.floats(allow_nan=False, allow_infinity=False),
+    inspect.FloatType: lambda kind: st.floats(kind.ge, kind.le, allow_nan=False, allow_infinity=False),
     inspect.BoolType: lambda _: st.booleans(),
     inspect.NoneType: lambda _: st.none(),
     inspect.StrType: lambda _: st.text(max_size=20),
@@ -136,6 +137,32 @@ def test_a_whole_line_that_cannot_be_read_says_what_to_do(make: Any, tmp_path: P
         read_records(tmp_path)
     with pytest.raises(ValueError, match="line 2"):
         RunStore(tmp_path).append([make.record("einsum")])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "what"),
+    [
+        (("timing", "samples_ns", 0), 1e308, r"1e\+18"),
+        (("timing", "samples_ns", 0), -1.0, "0"),
+        (("timing", "median_ns"), 1e-308, "0.001"),
+        (("timing", "noise_floor"), 1e18, "100"),
+        (("work", "floor_ns"), 1e308, r"1e\+18"),
+        (("work", "useful_flops"), 1e308, r"1e\+30"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_refused(
+    make: Any, tmp_path: Path, place: tuple[Any, ...], value: float, what: str
+) -> None:
+    line = json.loads(msgspec.json.encode(make.timed("loop", 1e6)))
+    *outer, last = place
+    inner = line
+    for step in outer:
+        inner = inner[step]
+    inner[last] = value
+    (tmp_path / RECORDS).write_text(json.dumps(line) + "\n")
+    where = r"\$\." + r"\.".join(part for part in place if isinstance(part, str))
+    with pytest.raises(ValueError, match=rf"line 1: {NO_RECORD}Expected `float` .= {what}(\.0)? - at `{where}"):
+        read_records(tmp_path)
 
 
 def test_a_second_record_of_a_key_is_refused_not_chosen(make: Any, tmp_path: Path) -> None:
