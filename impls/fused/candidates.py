@@ -48,8 +48,12 @@ def _copied(start: Configuration) -> Iterator[Configuration]:
 def _neighbours(start: Configuration, shape: Shape, tokens: int, dtype: str, pass_: str) -> Iterator[Configuration]:
     if pass_ == "forward" and tokens <= MOST_DECODE_TOKENS and few_slots(shape, tokens):
         yield decode_tiles(shape, tokens)
-    for block_m in (16, 32, 64, 128) if dtype != "fp32" else (16, 32, 64):
-        if start.regime == "decode" or block_m != start.first.block_m:
+    for name, tiles in start.tiles().items():
+        for other in _copies(tiles):
+            yield start.changed({name: other})
+    rows = start.first.block_m
+    for block_m in (rows // 2, rows, 2 * rows):
+        if block_m <= (128 if dtype != "fp32" else 64) and (start.regime == "decode" or block_m != rows):
             yield _with_rows(start, block_m)
     for name, tiles in start.tiles().items():
         for other in _steps(tiles, is_free=name == "grad_weight"):
@@ -67,12 +71,16 @@ def _with_rows(start: Configuration, block_m: int) -> Configuration:
 
 
 def _steps(tiles: Tiles, *, is_free: bool) -> Iterator[Tiles]:
-    """Yield tiles one step away: a block halved or doubled, other warps, stages or copies, or two that go together.
+    """Yield tiles one step away: a block halved or doubled, other warps or stages, or some that go together.
 
     ``is_free`` when ``block_m`` is the kernel's own.
     """
     m, n, k = tiles.block_m, tiles.block_n, tiles.block_k
     warps, stages = tiles.warps, tiles.stages
+    if warps > 4:  # two programs a multiprocessor: one multiplies while the other stores
+        half = replace(tiles, block_n=n // 2, warps=4, stages=min(stages, 3))
+        yield replace(half, tma=False, persistent=False)
+        yield replace(half, tma=True, persistent=True)
     for depth in (stages - 1, stages + 1):
         if depth >= 1:
             yield replace(tiles, stages=depth)
@@ -88,7 +96,6 @@ def _steps(tiles: Tiles, *, is_free: bool) -> Iterator[Tiles]:
     yield replace(tiles, block_k=2 * k, stages=max(stages // 2, 2))
     yield replace(tiles, block_k=k // 2)
     yield replace(tiles, block_k=k // 2, stages=2 * stages)
-    yield from _copies(tiles)
 
 
 def _copies(tiles: Tiles) -> Iterator[Tiles]:

@@ -10,9 +10,9 @@ from torch import Tensor
 from impls.fused.configuration import LAUNCH, block_for, blocks_of
 from impls.fused.dot import narrow
 
-BLOCK_SLOTS, BLOCK_COLUMNS = (2, 16), 512
-"""Slots of a token that are read at once. Few sizes, since each is compiled, and under expert choice K changes from
-call to call; what is masked costs instructions and no bandwidth."""
+BLOCK_SLOTS, BLOCK_COLUMNS = (2, 8), 1024
+"""Slots of a token whose rows are on their way at once. Few sizes, since each is compiled, and under expert choice K
+changes from call to call; what is masked costs instructions and no bandwidth."""
 
 
 def combine(rows: Tensor, places: Tensor, weights: Tensor | None, dtype: torch.dtype, dropped: int = -1) -> Tensor:
@@ -57,23 +57,26 @@ def combine_kernel(
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """One token by BLOCK_COLUMNS of its output; slots in blocks, always added in the same order."""
+    """One token by BLOCK_COLUMNS of its output; slots one after the other, always in the same order.
+
+    A row at a time, every thread adds up its own columns, and no thread has to wait for another.
+    """
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     sums = tl.zeros((BLOCK_COLUMNS,), tl.float32)
     for begin in range(0, top_k, BLOCK_SLOTS):
-        choice = begin + tl.arange(0, BLOCK_SLOTS)
-        slot = token * top_k + choice
-        place = tl.load(places + slot, mask=choice < top_k, other=dropped)
-        if IN_PLACE:
-            kept = place != dropped
-            row = slot
-        else:
-            kept = place >= 0
-            row = place.to(tl.int64)
-        inside = kept[:, None] & (column < WIDTH)[None, :]
-        values = tl.load(rows + row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        if HAS_WEIGHTS:
-            values *= tl.load(weights + slot, mask=kept, other=0.0)[:, None]
-        sums += tl.sum(values, 0)
+        for ahead in tl.static_range(BLOCK_SLOTS):
+            slot = token * top_k + begin + ahead
+            place = tl.load(places + slot, mask=begin + ahead < top_k, other=dropped)
+            if IN_PLACE:
+                kept = place != dropped
+                row = slot
+            else:
+                kept = place >= 0
+                row = place.to(tl.int64)
+            end = tl.where(kept, WIDTH, 0)
+            values = tl.load(rows + row * WIDTH + column, mask=column < end, other=0.0).to(tl.float32)
+            if HAS_WEIGHTS:
+                values *= tl.load(weights + slot, mask=kept, other=0.0)
+            sums += values
     tl.store(y + token * WIDTH + column, narrow(sums, y.dtype.element_ty), mask=column < WIDTH)

@@ -22,6 +22,8 @@ BARRIER_BYTES = 256
 TURNED_BYTES = 4 << 10
 """Of its output, which a warp turns around in shared memory at once, at most (read off what Triton compiles)."""
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+RESERVED_BYTES = 1 << 10
+"""Of shared memory, for each program (CUDA programming guide)."""
 LEAST_BLOCK = 16
 """``tl.dot`` takes no smaller side."""
 MOST_TMA_BLOCK = 256
@@ -46,9 +48,8 @@ class Tiles:
 
     Blocks are powers of two of at least 16. ``warps`` is 1, 2, 4 or 8, ``stages`` the depth of the software pipeline.
     With ``tma`` the copy engine fetches the weights' tiles, and those of rows that need not be gathered, instead of
-    every thread its part. ``persistent`` programs,
-    as many as fit onto the GPU at a time, compute one tile after the other, and fetch for the next before they have
-    stored the last.
+    every thread its part. ``persistent`` programs, as many as fit onto the GPU at a time, compute one tile after the
+    other, and fetch for the next before they have stored the last.
     """
 
     block_m: int
@@ -63,6 +64,18 @@ class Tiles:
         """Return what every kernel with tiles is launched with; ``stages`` where Triton counts them in another way."""
         blocks = {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "BLOCK_K": self.block_k}
         return {**blocks, "num_warps": self.warps, "num_stages": stages or self.stages, **LAUNCH}
+
+    def shared_bytes(self, products: int, element_bytes: int) -> int:
+        """Bytes of shared memory of one program: both operands' tiles in every stage. An upper bound.
+
+        ``products`` are the accumulators of an output tile. A persistent program turns its output around in memory of
+        its own: that of the operands holds the next tile's.
+        """
+        operands = self.block_m + self.block_n * products
+        taken = self.stages * operands * self.block_k * element_bytes
+        if self.persistent:
+            taken += min(self.block_m * self.block_n * element_bytes, TURNED_BYTES * self.warps)
+        return taken + (BARRIER_BYTES if self.tma else 0)
 
 
 @dataclass(frozen=True)
@@ -168,15 +181,8 @@ def shared_limit(capability: tuple[int, int]) -> int:
 
 
 def shared_bytes(tiles: Tiles, kernel: str, shape: Shape, dtype: str) -> int:
-    """Bytes of shared memory of one block: both operands' tiles in every stage. An upper bound of what Triton takes.
-
-    A persistent program turns its output around in memory of its own: that of the operands holds the next tile's.
-    """
-    operands = tiles.block_m + tiles.block_n * products(kernel, shape)
-    taken = tiles.stages * operands * tiles.block_k * DTYPE_BYTES[dtype]
-    if tiles.persistent:
-        taken += min(tiles.block_m * tiles.block_n * DTYPE_BYTES[dtype], TURNED_BYTES * tiles.warps)
-    return taken + (BARRIER_BYTES if tiles.tma else 0)
+    """Bytes of shared memory that one program of a kernel takes at most."""
+    return tiles.shared_bytes(products(kernel, shape), DTYPE_BYTES[dtype])
 
 
 def products(kernel: str, shape: Shape) -> int:

@@ -27,6 +27,9 @@ DECODE_TOKENS = 16
 PROGRAMS = 264
 """Two on each of an H100's 132 multiprocessors: with fewer, reading weights does not fill the memory bus."""
 
+COPIED_FLOPS = 2e11
+"""From so many on, an H100 is busy for longer (0.2 ms at its peak) than the host takes to describe what TMA fetches."""
+
 
 def default(shape: Shape, tokens: int, dtype: str, pass_: str, capability: tuple[int, int] = (9, 0)) -> Configuration:
     """Choose without having measured: sane from compute capability 8.0 on, and small where the sizes are small.
@@ -39,6 +42,8 @@ def default(shape: Shape, tokens: int, dtype: str, pass_: str, capability: tuple
         made = _prefill(shape, tokens, wide=(9, 0) <= capability < (12, 0))
     if pass_ == "training":
         made = _with_backward(made)
+    if capability == (9, 0) and _flops(shape, tokens) >= COPIED_FLOPS:
+        made = _copied(made)
     if dtype == "fp32":
         made = _without_tensor_cores(made, shape)
     if interpreted():
@@ -119,6 +124,19 @@ def _with_backward(made: Configuration) -> Configuration:
         grad_input=Tiles(rows, 256 if tall else 128, 64, 8 if tall else 4, 4 if tall else 3),
         grad_weight=Tiles(128, 256, 64, 8, 3),
     )
+
+
+def _flops(shape: Shape, tokens: int) -> float:
+    """Of a forward pass of the routed experts."""
+    matrices = 3 if shape.gated else 2
+    return 2.0 * matrices * tokens * shape.active_experts * shape.hidden * shape.expert_hidden
+
+
+def _copied(made: Configuration) -> Configuration:
+    """Where both operands lie as TMA fetches them, leave copying to it, and storing to the time of the next tile."""
+    whole = {name: tiles for name, tiles in made.tiles().items() if name in {"second", "grad_input"}}
+    tall = {name: tiles for name, tiles in whole.items() if tiles.block_m >= 128}
+    return made.changed({name: replace(tiles, tma=True, persistent=True) for name, tiles in tall.items()})
 
 
 def _without_tensor_cores(made: Configuration, shape: Shape) -> Configuration:

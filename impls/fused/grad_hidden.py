@@ -60,7 +60,7 @@ def grad_hidden(
         weighted=z.new_empty(row_count, expert_hidden) if weighted else None,
         shares=weights.new_empty(column_tiles, row_count) if shares else None,
     )
-    grad_hidden_kernel[grid(placement, expert_hidden, tiles)](
+    grad_hidden_kernel[grid(placement, expert_hidden, tiles, tiles.shared_bytes(1, dy.element_size()))](
         dy,
         across_rows(down, tiles),
         z,

@@ -27,7 +27,7 @@ def grad_input(dz: Tensor, proj_in: Tensor, placement: Placement, tiles: Tiles) 
     """Back through the first product: dz (N, Z), proj_in (E, Z, H) -> the gradient of each row's token (N, H)."""
     width, hidden = proj_in.shape[1:]
     dx_rows = dz.new_empty(len(dz), hidden)
-    grad_input_kernel[grid(placement, hidden, tiles)](
+    grad_input_kernel[grid(placement, hidden, tiles, tiles.shared_bytes(1, dz.element_size()))](
         packed_rows(dz, tiles),
         across_rows(proj_in, tiles),
         placement.starts,

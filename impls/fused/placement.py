@@ -27,7 +27,8 @@ CHUNK = 128
 """Short, since a program goes through its chunk step by step, while chunks go side by side."""
 ONE_HOT = 4096
 """Elements of the matrix (slots, experts) that a program counts with at once."""
-SCAN_EXPERTS, SCAN_CHUNKS = 16, 128
+SCAN_EXPERTS, SCAN_CHUNKS = 4, 512
+"""A program adds up the chunks of few experts, block after block: many programs, few blocks."""
 
 
 class Placement(NamedTuple):

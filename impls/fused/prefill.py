@@ -90,9 +90,10 @@ def _launch(
     if not len(out):
         return
     columns = out.shape[1]
-    prefill_kernel[grid(placement, columns, tiles)](
+    products = 2 if activation.gated else 1
+    prefill_kernel[grid(placement, columns, tiles, tiles.shared_bytes(products, out.element_size()))](
         rows if gather else packed_rows(rows, tiles),
-        along_rows(weight, tiles, parts=2 if activation.gated else 1),
+        along_rows(weight, tiles, parts=products),
         bias,
         placement.slots,
         placement.starts,

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from impls.fused.configuration import MOST_WARPS, blocks_of
+from impls.fused.configuration import MOST_WARPS, RESERVED_BYTES, blocks_of
 from impls.fused.dot import dot
 
 if TYPE_CHECKING:
@@ -21,17 +21,19 @@ INTERPRETED_PROGRAMS = 3
 """Persistent programs under the interpreter."""
 
 
-def grid(placement: Placement, columns: int, tiles: Tiles) -> tuple[int]:
+def grid(placement: Placement, columns: int, tiles: Tiles, shared_bytes: int) -> tuple[int]:
     """Return the programs that go over a tile map times ``columns``: one a place, or persistent.
 
-    Of these there are as many as the device has room for at a time, as far as registers go.
+    Of these there are as many as the device has room for at a time, as far as registers and shared memory go. Those
+    that had to wait would find their tiles' weights gone from the L2 cache.
     """
     if not tiles.persistent:
         return (len(placement.tile_experts) * blocks_of(columns, tiles.block_n),)
     if not placement.slots.is_cuda:
         return (INTERPRETED_PROGRAMS,)
-    multiprocessors = torch.cuda.get_device_properties(placement.slots.device).multi_processor_count
-    return (multiprocessors * max(1, MOST_WARPS // tiles.warps),)
+    device = torch.cuda.get_device_properties(placement.slots.device)
+    by_memory = device.shared_memory_per_multiprocessor // (shared_bytes + RESERVED_BYTES)
+    return (device.multi_processor_count * max(1, min(MOST_WARPS // tiles.warps, by_memory)),)
 
 
 @triton.jit

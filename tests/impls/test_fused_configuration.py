@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harness.cases.shape import Router, Shape
 from impls._interpreter import interpreted
 from impls.fused.candidates import candidates
-from impls.fused.configuration import Configuration, Tiles, block_for, shared_bytes, shared_limit, valid
+from impls.fused.configuration import RESERVED_BYTES, Configuration, Tiles, block_for, shared_bytes, shared_limit, valid
 from impls.fused.defaults import default
 
 CAPABILITIES = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
@@ -64,12 +64,42 @@ def test_other_ways_to_fetch_come_first(gpu_cases: list[Question]) -> None:
     """A tuner asks a dozen at a time, and may have no time for more."""
     for question in gpu_cases:
         start, all_tma, *others = candidates(*question)
-        assert not any(tiles.tma for tiles in start.tiles().values())
+        assert not start.first.tma
         assert all(tiles.tma for name, tiles in all_tma.tiles().items() if name != "grad_weight")
         if start.regime == "prefill":
             assert all(tiles.persistent for name, tiles in others[0].tiles().items() if name != "grad_weight")
-            alone = [one for one in others if one.second == start.second and one.first.persistent]
-            assert alone, "and, later, one kernel alone"
+            alone = [one for one in others[:11] if one.second == start.second and one.first.persistent]
+            assert alone, "and one kernel alone"
+
+
+def test_two_programs_a_multiprocessor_are_one_step_away() -> None:
+    """Narrower and shallower at once: with only one of both a program still has the multiprocessor to itself."""
+    tried = {one.second for one in candidates(QWEN3, 32768, "bf16", "forward")}
+    half = Tiles(128, 128, 64, 4, 3)
+    assert {half, replace(half, tma=True, persistent=True)} <= tried
+    assert 2 * (shared_bytes(half, "second", QWEN3, "bf16") + RESERVED_BYTES) <= 228 << 10
+
+
+def test_no_time_is_lost_on_rows_that_nobody_would_choose() -> None:
+    for tokens, around in ((32768, {64, 128}), (1024, {32, 64, 128}), (64, {16, 32}), (16, {16, 32})):
+        tried = candidates(QWEN3, tokens, "bf16", "forward")
+        assert {one.first.block_m for one in tried if one.regime == "prefill"} == around, tokens
+
+
+def test_where_a_gpu_is_busy_for_long_tma_fetches_what_lies_together() -> None:
+    made = default(QWEN3, 32768, "bf16", "training")
+    copied = {name for name, tiles in made.tiles().items() if tiles.tma and tiles.persistent}
+    assert copied == {name for name, tiles in made.tiles().items() if tiles.tma} == {"second", "grad_input"}
+    small = Shape(hidden=256, expert_hidden=128, experts=8, top_k=2)
+    for shape, tokens, dtype, capability in (
+        (small, 32768, "bf16", (9, 0)),
+        (QWEN3, 256, "bf16", (9, 0)),
+        (QWEN3, 32768, "fp32", (9, 0)),
+        (QWEN3, 32768, "bf16", (8, 0)),
+        (QWEN3, 32768, "bf16", (10, 0)),
+    ):
+        other = default(shape, tokens, dtype, "training", capability)
+        assert not any(tiles.tma for tiles in other.tiles().values())
 
 
 def test_nothing_is_fetched_by_tma_where_it_cannot_be() -> None:

@@ -110,3 +110,10 @@ def test_who_needs_the_tiles_without_gaps_gets_them_for_few_slots_too() -> None:
     ids = random_ids(40, 2, 6, 3)
     made = place(Routing(ids, torch.ones(ids.shape)), 6, 16, dense=True)
     assert_right(made, ids, 6, 16, dense=True)
+
+
+def test_more_chunks_than_are_added_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "SCAN_CHUNKS", 8)
+    ids = random_ids(1500, 2, 9, 5)
+    assert ids.numel() > 2 * 8 * placement.CHUNK
+    assert_right(placed(ids, 9, 64, "three launches"), ids, 9, 64, dense=True)
