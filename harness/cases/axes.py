@@ -11,6 +11,7 @@ import msgspec
 from harness.cases.case import Case
 from harness.cases.hints import did_you_mean
 from harness.cases.huggingface import shape_from_config
+from harness.cases.labels import CHANGED
 from harness.cases.presets import preset
 from harness.cases.replay import KIND, check_replay, resolve_replay
 from harness.cases.shape import Router, Shape, require
@@ -129,7 +130,7 @@ def _make_shape(choice: Mapping[str, Value]) -> Shape:
         return Shape(**sizes, router=Router(**routing))
     named = preset(str(choice["preset"])) if "preset" in choice else shape_from_config(str(choice["model"]))
     changed = msgspec.structs.replace(named, **sizes, router=msgspec.structs.replace(named.router, **routing))
-    return named if changed == named else msgspec.structs.replace(changed, name=f"{named.name} changed")
+    return named if changed == named else msgspec.structs.replace(changed, name=named.name + CHANGED)
 
 
 def _fields(choice: Mapping[str, Value], keys: Mapping[str, type]) -> dict[str, Any]:

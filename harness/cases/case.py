@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from harness.cases.labels import peculiarities, sizes_label
 from harness.cases.shape import Router, Shape, require
 from harness.cases.traffic import Traffic
 
@@ -75,14 +76,14 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def label(self) -> str:
         """One line for people: the shape, the traffic, and whatever differs from the ordinary."""
-        shape, traffic = self.shape, self.traffic
-        sizes = f"H{shape.hidden} I{shape.expert_hidden} E{shape.experts} k{shape.top_k}"
-        head = f"{shape.name} ({sizes})" if shape.name else sizes
-        ordinary = {"softmax", "forward", "experts", "eager"}
-        rest = [word for word in (shape.router.kind, self.pass_, self.scope, self.execution) if word not in ordinary]
+        traffic = self.traffic
+        ordinary = {"forward", "experts", "eager"}
+        rest = [word for word in (self.pass_, self.scope, self.execution) if word not in ordinary]
+        rest += [f"seed {traffic.seed}"] * bool(traffic.seed)
         recorded = traffic.replay.rows if traffic.replay else None
         short = f" ({recorded} rows, repeated)" if recorded is not None and recorded < traffic.tokens else ""
-        return " ".join([head, f"T={traffic.tokens}", f"{traffic.label}{short}", self.dtype, *rest, self.device])
+        what = [sizes_label(self.shape), f"T={traffic.tokens}", f"{traffic.label}{short}", self.dtype]
+        return " ".join([*what, *peculiarities(self.shape), *rest, self.device])
 
 
 class PlannedCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

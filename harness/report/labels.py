@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from harness.cases.labels import peculiarities, sizes_label
 from harness.report.units import large
 
 if TYPE_CHECKING:
@@ -30,12 +31,8 @@ def group_id(case: Case, *without: str) -> str:
 
 def group_label(case: Case, *, execution: bool = True) -> str:
     """One line for people: the shape and how it was run, without the traffic, and on request without the execution."""
-    shape = case.shape
-    sizes = f"H{shape.hidden} I{shape.expert_hidden} E{shape.experts} k{shape.top_k}"
-    head = f"{shape.name} ({sizes})" if shape.name else sizes
-    router = "" if shape.router.kind == "softmax" else f", {shape.router.kind} router"
     how = [f"{case.dtype} {case.pass_}", case.scope, *([case.execution] * execution), case.device]
-    return f"{head}{router}, {', '.join(how)}"
+    return ", ".join([sizes_label(case.shape), *peculiarities(case.shape), *how])
 
 
 def describe(case: Case) -> str:
