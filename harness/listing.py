@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.cases.keys import KEYS, MEANINGS, TYPE_WORDS
 from harness.cases.presets import presets
 from harness.cases.shape import ROUTER_KINDS
 from harness.cases.shipped import shipped_suites
@@ -88,11 +89,16 @@ def _routers() -> Listing:
     return ("router", "what it does"), list(ROUTER_KINDS.items())
 
 
+def _keys() -> Listing:
+    return ("key", "holds", "what it says"), [(key, TYPE_WORDS[KEYS[key]], said) for key, said in MEANINGS.items()]
+
+
 LISTINGS = {
     "implementations": _implementations,
     "suites": _suites,
     "presets": _presets,
     "traffic": _traffic,
     "routers": _routers,
+    "keys": _keys,
 }
 """Everything that can be listed."""

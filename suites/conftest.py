@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group = parser.getgroup("moebench")
     group.addoption("--suite", metavar="SUITE", default="tiny", help="A shipped suite's name or a TOML file.")
     group.addoption("--impl", metavar="A,B", default="", help="Only these implementations.")
-    group.addoption("--budget", metavar="5m", default="", help="Time for all bouts together; the suite's by default.")
+    group.addoption("--budget", metavar="5m", default="", help="Time to measure in; the suite's by default.")
     group.addoption("--run-dir", metavar="DIR", type=Path, help="Keep the run in DIR, for `moebench report DIR`.")
     if not pluginmanager.hasplugin("benchmark"):
         try:

@@ -175,7 +175,7 @@ def test_a_third_partys_package_is_run_and_its_failures_make_exit_code_1(
     assert "the process exited with code 3" in done.stderr
 
 
-def interrupted(out: Path, when: str) -> subprocess.CompletedProcess[str]:
+def interrupted(out: Path, when: str, number: int = signal.SIGINT) -> subprocess.CompletedProcess[str]:
     """Start a run of some minutes and send Ctrl-C once this file is there."""
     command = [
         sys.executable,
@@ -199,7 +199,7 @@ def interrupted(out: Path, when: str) -> subprocess.CompletedProcess[str]:
         end = time.monotonic() + 120
         while not (out / when).exists() and parent.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
-        parent.send_signal(signal.SIGINT)
+        parent.send_signal(number)
         said = parent.communicate(timeout=60)
     finally:
         parent.kill()
@@ -207,8 +207,10 @@ def interrupted(out: Path, when: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path) -> None:
-    done = interrupted(tmp_path / "run", RECORDS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
+    """So does whoever ends it politely, as ``timeout`` and schedulers do."""
+    done = interrupted(tmp_path / "run", RECORDS, number)
     assert done.returncode == INTERRUPTED
     assert f"moebench run --resume {tmp_path / 'run'}" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The keys of a sweep: what each may hold, and how they make a case."""
+"""The axes of a sweep: values checked against what their keys hold, and made into cases."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ import msgspec
 from harness.cases.case import Case
 from harness.cases.hints import did_you_mean
 from harness.cases.huggingface import shape_from_config
+from harness.cases.keys import (
+    AUTO,
+    CASE_KEYS,
+    FIELDS,
+    KEYS,
+    LAYER_KEYS,
+    NAMED_LAYERS,
+    ROUTER_KEYS,
+    SHAPE_KEYS,
+    SHAPE_SIZES,
+    TRAFFIC_KEYS,
+    TYPE_WORDS,
+)
 from harness.cases.labels import CHANGED
 from harness.cases.presets import preset
 from harness.cases.replay import KIND, check_replay, resolve_replay
@@ -23,40 +36,6 @@ if TYPE_CHECKING:
 Value = str | int | float | bool
 Axes = Mapping[str, Sequence[Value]]
 """The values of each key."""
-
-NAMED_LAYERS: dict[str, type] = {"preset": str, "model": str}
-SHAPE_SIZES = ("hidden", "expert_hidden", "experts", "top_k")
-SHAPE_KEYS: dict[str, type] = {
-    **dict.fromkeys(SHAPE_SIZES, int),
-    "activation": str,
-    "gated": bool,
-    "bias": bool,
-    "shared_experts": int,
-    "shared_hidden": int,
-    "shared_gated": bool,
-}
-ROUTER_KEYS: dict[str, type] = {
-    "router": str,
-    "renormalise": bool,
-    "groups": int,
-    "top_groups": int,
-    "routed_scale": float,
-    "selection_bias": bool,
-    "capacity_factor": float,
-}
-TRAFFIC_KEYS: dict[str, type] = {"tokens": int, "traffic": str, "seed": int}
-CASE_KEYS: dict[str, type] = {"dtype": str, "pass": str, "scope": str, "execution": str, "device": str}
-LAYER_KEYS: dict[str, type] = {**NAMED_LAYERS, **SHAPE_KEYS, **ROUTER_KEYS}
-"""What makes a layer; a layer given by name on the command line replaces them all."""
-IMPLEMENTATION = "implementation"
-"""The one key that is no axis: it says which implementations a sweep is for."""
-KEYS: dict[str, type] = {**LAYER_KEYS, **TRAFFIC_KEYS, **CASE_KEYS, IMPLEMENTATION: str}
-
-AUTO = "auto"
-"""The device of a sweep that names none: the caller decides."""
-FIELDS = {"router": "kind", "routed_scale": "scale", "traffic": "spread", "pass": "pass_"}
-"""Keys whose field in Router, Traffic or Case is called otherwise."""
-TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def parse_values(key: str, given: object) -> tuple[Value, ...]:

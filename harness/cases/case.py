@@ -78,12 +78,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """One line for people: the shape, the traffic, and whatever differs from the ordinary."""
         traffic = self.traffic
         ordinary = {"forward", "experts", "eager"}
-        rest = [word for word in (self.pass_, self.scope, self.execution) if word not in ordinary]
-        rest += [f"seed {traffic.seed}"] * bool(traffic.seed)
+        how: list[str] = [word for word in (self.pass_, self.scope, self.execution) if word not in ordinary]
+        if traffic.seed:
+            how.append(f"seed {traffic.seed}")
         recorded = traffic.replay.rows if traffic.replay else None
         short = f" ({recorded} rows, repeated)" if recorded is not None and recorded < traffic.tokens else ""
         what = [sizes_label(self.shape), f"T={traffic.tokens}", f"{traffic.label}{short}", self.dtype]
-        return " ".join([*what, *peculiarities(self.shape), *rest, self.device])
+        return " ".join([*what, *peculiarities(self.shape), *how, self.device])
 
 
 class PlannedCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
-from harness.cases.axes import KEYS, make_case, parse_values
+from harness.cases.axes import make_case, parse_values
 from harness.cases.case import Case
 from harness.cases.hints import did_you_mean
+from harness.cases.keys import KEYS
 from harness.cases.shape import require
 
 if TYPE_CHECKING:

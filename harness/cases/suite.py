@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cases.axes import IMPLEMENTATION, Axes, Value, combine_axes, look_up, make_case, parse_values
+from harness.cases.axes import Axes, Value, combine_axes, look_up, make_case, parse_values
 from harness.cases.case import PlannedCase
 from harness.cases.cost import memory_estimate_bytes
 from harness.cases.hints import did_you_mean
+from harness.cases.keys import IMPLEMENTATION
 from harness.cases.published import Published, parse_published
 from harness.cases.replay import MisfitError
 from harness.cases.shape import require
@@ -84,8 +85,9 @@ class Suite:
         """
         found: dict[str, PlannedCase] = {}
         misfits: list[str] = []
+        changed = ", as the command line changes it" if overrides else ""
         for sweep in self.sweeps:
-            with located(f"{self.path}: {sweep.where}"):
+            with located(f"{self.path}: {sweep.where}{changed}"):
                 for planned in sweep.planned(device, overrides or {}, misfits):
                     case_id = planned.case.case_id
                     found[case_id] = _merge(found[case_id], planned) if case_id in found else planned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import NoReturn
 
 from harness import terminal
@@ -28,10 +29,14 @@ def _exit_with(error: str, code: int, log: str = "") -> NoReturn:
 
 
 def main() -> None:
-    """Entry point: one line for bad input, a file that fails and a machine that cannot measure, no traceback."""
+    """Entry point: one line for bad input, a file that fails and a machine that cannot measure, no traceback.
+
+    SIGTERM does what Ctrl-C does: what was measured is kept, what was begun is put away.
+    """
     from harness.running.machine import MachineError
 
     spell_out()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us politely gets what Ctrl-C gets
     try:
         _call()
     except BrokenPipeError:  # whoever read along has seen enough

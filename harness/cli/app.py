@@ -50,7 +50,12 @@ DeviceOption = Annotated[
     str, typer.Option("--device", metavar="D", help="cpu, cuda or cuda:N; the best there is by default.")
 ]
 Budget = Annotated[
-    str, typer.Option("--budget", metavar="5m", help="Time for all bouts together; the suite's by default.")
+    str,
+    typer.Option(
+        "--budget",
+        metavar="5m",
+        help="Time to measure in; the suite's by default. Weights and checks of large layers come on top, see plan.",
+    ),
 ]
 Set = Annotated[list[str], typer.Option("--set", metavar="AXIS=V1,V2", help="Replace an axis of every sweep.")]
 Model = Annotated[

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="implementations, suites, presets, traffic or routers.")
+        str, typer.Argument(help="implementations, suites, presets, traffic, routers, or keys of a suite.")
     ] = "implementations",
     as_json: Json = False,
 ) -> None:

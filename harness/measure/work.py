@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from harness.cases.cost import floor, min_bytes, useful_flops
-from harness.records.record import Work
+from harness.records.record import CACHE_MARGIN, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from harness.cases.datasheet import Datasheet
     from harness.layer.contract import Routing
     from harness.records.environment import Ceilings
-
-CACHE_MARGIN = 5
-"""Weights count as cold when those touched over all calls exceed the last-level cache this many times."""
 
 
 class Traversed:

@@ -21,6 +21,9 @@ STATUSES: tuple[str, ...] = get_args(Status)
 FAILURES = ("disagrees", "error", "oom", "crashed", "timeout", "impossible")
 """Statuses that make a run end with exit code 1. ``unsupported`` is an answer, not a failure."""
 
+CACHE_MARGIN = 5
+"""Weights count as cold when those touched over all calls exceed the last-level cache this many times."""
+
 
 def plain_text(foreign: object) -> str:
     """Text from somebody else's code, fit for a file: what UTF-8 cannot hold is written out as an escape."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from harness.records.estimates import MIN_ROUNDS
+from harness.records.record import CACHE_MARGIN
 from harness.report import execution_tables, headline, method, tables, units
 from harness.report.escape import Markdown, code, escape, fenced
 from harness.report.executions import Contrast, contrasts
@@ -111,6 +112,7 @@ def _page(runs: Sequence[Run], gallery: Gallery) -> str:
         apart=tables.APART,
         few_rounds=MIN_ROUNDS,
         most_noise=units.share(MOST_NOISE),
+        cold_margin=CACHE_MARGIN,
         sweeps=over,
         contrasts=beside,
         executions_read=execution_tables.READING,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from filelock import FileLock
 
-from harness.cases.axes import IMPLEMENTATION
+from harness.cases.keys import IMPLEMENTATION
 from harness.cases.shape import require
 from harness.records.environment import Calibration
 from harness.records.store import replace_file

@@ -36,7 +36,7 @@ CEILINGS_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. ``budget_s`` bounds all bouts together.
+    """What a run will do. ``budget_s`` is what all bouts together have to measure in.
 
     ``not_here`` are implementations that were asked for but lack something here, and what they need. ``left_out`` are
     cases that need more memory than there is, or a trace that the layer asked for cannot follow. ``published`` are
@@ -127,17 +127,17 @@ def make_plan(
     return Plan(suite, description, tuple(ordered), budget_s, not_here)
 
 
-def check_only(only: tuple[str, ...] | None, machine: Machine) -> None:
+def check_only(only: tuple[str, ...] | None, machine: Machine, key: str = "--impl") -> None:
     """Refuse names of implementations that nobody registered, or that lack something here.
 
     Raises
     ------
     ValueError
-        with the key ``--impl`` and what there is, or what it needs.
+        with the key and what there is, or what it needs.
     """
     for name in only or ():
-        require(name not in machine.missing, "--impl", name, f"not here, needs {machine.missing.get(name)}")
-        require(name in machine.usable, "--impl", name, "one of " + ", ".join(machine.usable))
+        require(name not in machine.missing, key, name, f"not here, needs {machine.missing.get(name)}")
+        require(name in machine.usable, key, name, "one of " + ", ".join(machine.usable))
 
 
 def check_device(key: str, device: str, machine: Machine) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.cases.axes import LAYER_KEYS, parse_override
+from harness.cases.axes import parse_override
 from harness.cases.huggingface import shape_from_config
+from harness.cases.keys import LAYER_KEYS
 from harness.cases.shipped import find_suite
 from harness.cases.suite import load_suite, located, parse_budget, those_that_fit
 from harness.running.child import available_memory_bytes

@@ -87,7 +87,7 @@ def make_task(name: str, request: Request, out: Path | None, machine: Machine) -
     ValueError
         for an implementation that offers no candidates, or a suite that asks for none of its cases.
     """
-    check_only((name,), machine)
+    check_only((name,), machine, "NAME")
     tunable = [one.name for one in machine.usable.values() if one.tunable]
     require(name in tunable, "NAME", name, f"an implementation with something to tune: {', '.join(tunable) or 'none'}")
     plan = request.plan(machine)

@@ -33,7 +33,8 @@ def fused_experts(layer: Layer) -> Forward:
     authors tuned for E, I, this device and this Triton; without such a file its default tiles run.
 
     It writes its answer over its input, as in SGLang's models; x must stay here, so that a copy of it, ``2*T*H*s``
-    bytes of traffic, is inside the time, and so are the ids made int32. fp32 is left out: it has no kernel for it.
+    bytes of traffic, is inside the time, and so are the ids made int32. (Its other way, a new output, asks for a
+    server's process groups.) fp32 is left out: it has no kernel for it.
     """
     from sglang.srt.layers.moe.moe_runner import MoeRunnerConfig
     from sglang.srt.layers.moe.moe_runner.triton_utils import fused_experts as compute

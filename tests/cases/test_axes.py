@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cases.axes import KEYS, combine_axes, make_case, parse_override, parse_values
+from harness.cases.axes import combine_axes, make_case, parse_override, parse_values
 from harness.cases.case import Case
+from harness.cases.keys import KEYS, MEANINGS
 from harness.cases.presets import preset
 from harness.cases.shape import Router, Shape
 from harness.cases.traffic import Traffic
@@ -208,3 +209,7 @@ def test_two_named_layers_are_refused() -> None:
 def test_overrides_are_checked_again() -> None:
     with pytest.raises(ValueError, match=r"^tokens = 'x': a whole number"):
         combine_axes({}, {"tokens": ["x"]})
+
+
+def test_every_key_says_what_it_means() -> None:
+    assert list(MEANINGS) == list(KEYS)

@@ -31,7 +31,8 @@ SHAPES: list[tuple[dict[str, Any], str]] = [
 
 
 def case(shape: Shape, **fields: Any) -> Case:
-    return Case(**({"shape": shape, "traffic": Traffic(tokens=8), "dtype": "fp32"} | fields))
+    given: dict[str, Any] = {"shape": shape, "traffic": Traffic(tokens=8), "dtype": "fp32"}
+    return Case(**(given | fields))
 
 
 @pytest.mark.parametrize(("fields", "words"), SHAPES, ids=[words for _, words in SHAPES])

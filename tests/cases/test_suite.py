@@ -218,9 +218,13 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 def test_an_override_can_be_what_does_not_fit(write: Write) -> None:
     suite = load_suite(write(SWEEP + "tokens = 1"))
-    with pytest.raises(ValueError, match=r"x\.toml: sweep 1: top_k = 9: at most experts = 8$"):
+    with pytest.raises(
+        ValueError, match=r"x\.toml: sweep 1, as the command line changes it: top_k = 9: at most experts = 8$"
+    ):
         suite.cases("cpu", {"top_k": [9]})
-    with pytest.raises(ValueError, match=r"x\.toml: sweep 1: tokenz = \[1\]: not a key"):
+    with pytest.raises(
+        ValueError, match=r"x\.toml: sweep 1, as the command line changes it: tokenz = \[1\]: not a key"
+    ):
         suite.cases("cpu", {"tokenz": [1]})
 
 
@@ -372,7 +376,10 @@ def test_a_trace_that_another_layer_cannot_follow_is_left_out_and_named(write: W
 
 def test_a_trace_that_was_asked_for_must_fit(write: Write) -> None:
     suite = load_suite(write(HEAD + TRACED))
-    with pytest.raises(ValueError, match=r"sweep 1: traffic = 'trace:pydoc.*: the trace has experts = 64"):
+    with pytest.raises(
+        ValueError,
+        match=r"sweep 1, as the command line changes it: traffic = 'trace:pydoc.*: the trace has experts = 64",
+    ):
         suite.cases("cpu", {"preset": ["mixtral-8x7b"], "traffic": ["trace:pydoc?layer=1"]})
     only = load_suite(write(HEAD + TRACED.replace('"uniform", ', "")))
     with pytest.raises(ValueError, match=r"sweep 1: traffic = 'trace:pydoc.*: the trace has experts = 64"):

@@ -11,8 +11,9 @@ import torch
 from harness.cases.cost import floor, min_bytes, useful_flops
 from harness.cases.datasheet import Datasheet
 from harness.layer.contract import Routing
-from harness.measure.work import CACHE_MARGIN, Traversed, work_of
+from harness.measure.work import Traversed, work_of
 from harness.records.environment import Ceilings
+from harness.records.record import CACHE_MARGIN
 
 
 def routing(*rows: list[int]) -> Routing:

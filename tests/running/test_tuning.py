@@ -132,7 +132,7 @@ def test_an_unfinished_search_says_so(plans: Any) -> None:
 def test_only_what_is_tunable_is_tuned(machine: Machine) -> None:
     with pytest.raises(ValueError, match=r"NAME = 'loop': an implementation with something to tune: mine"):
         make_task("loop", Request("tiny", "loop"), None, machine)
-    with pytest.raises(ValueError, match=r"--impl = 'nobody': one of"):
+    with pytest.raises(ValueError, match=r"NAME = 'nobody': one of"):
         make_task("nobody", Request("tiny", "nobody"), None, machine)
 
 
