@@ -43,7 +43,7 @@ def default(shape: Shape, tokens: int, dtype: str, pass_: str, capability: tuple
     if pass_ == "training":
         made = _with_backward(made)
     if capability == (9, 0) and _flops(shape, tokens) >= COPIED_FLOPS:
-        made = _copied(made)
+        made = _fed_by_tma(made)
     if dtype == "fp32":
         made = _without_tensor_cores(made, shape)
     if interpreted():
@@ -132,7 +132,7 @@ def _flops(shape: Shape, tokens: int) -> float:
     return 2.0 * matrices * tokens * shape.active_experts * shape.hidden * shape.expert_hidden
 
 
-def _copied(made: Configuration) -> Configuration:
+def _fed_by_tma(made: Configuration) -> Configuration:
     """Where both operands lie as TMA fetches them, leave copying to it, and storing to the time of the next tile."""
     whole = {name: tiles for name, tiles in made.tiles().items() if name in {"second", "grad_input"}}
     tall = {name: tiles for name, tiles in whole.items() if tiles.block_m >= 128}
