@@ -75,7 +75,11 @@ def test_fused_in_both_regimes(
     assert all(torch.equal(got[key], again[key]) for key in got)
 
 
-@pytest.mark.parametrize(("experts", "sizes"), [(8, (512, 768)), (100, (264, 392))], ids=["large", "multiples of 8"])
+@pytest.mark.parametrize(
+    ("experts", "sizes"),
+    [(8, (512, 768)), (100, (264, 392)), (8, (2048, 1792))],
+    ids=["large", "multiples of 8", "so large that by default TMA fetches"],
+)
 @pytest.mark.parametrize("pass_", ["forward", "training"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_fused_on_many_tokens(lab: Any, dtype: str, pass_: str, experts: int, sizes: tuple[int, int]) -> None:
