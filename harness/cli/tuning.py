@@ -90,7 +90,7 @@ def _run(task: Task, machine: Machine, limits: Limits, findings: list[Finding]) 
 
     labels = {case.case_id: case.label() for case in task.cases}
     seen: set[tuple[str, str]] = set()
-    expected = [estimate(len(task.cases), task.expected_s, task.memory_bytes)]
+    expected = ["\n".join(filter(None, (estimate(len(task.cases), task.expected_s, task.memory_bytes), task.advice)))]
     with terminal.progress() as bar:
         line = bar.add_task("starting a worker", total=len(task.cases))
 

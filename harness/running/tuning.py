@@ -17,7 +17,7 @@ from harness.running.child import Child
 from harness.running.plan import WORKER_START_SECONDS, check_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from harness.cases.case import Case
     from harness.records.estimates import Estimate
@@ -57,6 +57,18 @@ class Task:
         """How long it may take."""
         return self.budget_s + WORKER_START_SECONDS
 
+    @property
+    def advice(self) -> str:
+        """Say that the cases get too little time each to try much; empty when they do not."""
+        share_s = self.budget_s / len(self.cases)
+        wanted_s = _usual_s(self.cases) / len(self.cases)
+        if share_s >= wanted_s / 2:
+            return ""
+        return (
+            f"{share_s:.0f} s for each of {len(self.cases)} cases, most of which goes into compiling: take fewer with"
+            f" --set, or a larger --budget ({wanted_s:.0f} s a case is usual)"
+        )
+
     def path(self, device: str) -> Path:
         """Return the file that configurations for a device go into."""
         return self.out or own_path(self.impl, device)
@@ -94,8 +106,13 @@ def make_task(name: str, request: Request, out: Path | None, machine: Machine) -
     cases = tuple(one.case for one in plan.planned)
     devices = {machine.environment.devices[case.device].name for case in cases}
     require(out is None or len(devices) == 1, "--out", str(out), "one file holds one model of device")
-    budget_s = plan.budget_s if request.budget else sum(CASE_SECONDS[case.device.partition(":")[0]] for case in cases)
+    budget_s = plan.budget_s if request.budget else _usual_s(cases)
     return Task(name, cases, budget_s, plan.memory_bytes, out)
+
+
+def _usual_s(cases: Sequence[Case]) -> float:
+    """Budget of some cases where nobody names one."""
+    return sum(CASE_SECONDS[case.device.partition(":")[0]] for case in cases)
 
 
 class Tuning:

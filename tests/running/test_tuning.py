@@ -142,6 +142,15 @@ def test_a_budget_by_the_case_unless_given(machine: Machine) -> None:
     assert make_task("mine", Request("tiny", "mine", budget="9s"), None, machine).budget_s == 9.0
 
 
+def test_too_little_time_for_many_cases_is_said_beforehand(machine: Machine) -> None:
+    """Each is usually given 30 s on a CPU."""
+    for budget, said in (("", ""), ("60s", ""), ("30s", "10 s for each of 3 cases")):
+        made = make_task("mine", Request("tiny", "mine", budget=budget), None, machine)
+        assert len(made.cases) == 3
+        assert made.advice.startswith(said)
+        assert bool(made.advice) == bool(said)
+
+
 def tune(machine: Machine, task: Task, **given: Any) -> list[Finding]:
     found: list[Finding] = []
     Tuning(task, machine, Limits(), lambda _: None, found.append, **given).run()
