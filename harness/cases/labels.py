@@ -24,7 +24,7 @@ def peculiarities(shape: Shape) -> list[str]:
     kind = [] if shape.router.kind == "softmax" else [f"{shape.router.kind} router"]
     if shape.name and not shape.name.endswith(CHANGED):
         return kind
-    return [*_of_experts(shape), *kind, *_of_router(shape.router)]
+    return [*_of_experts(shape), *kind, *router_words(shape.router)]
 
 
 def _of_experts(shape: Shape) -> Iterator[str]:
@@ -38,9 +38,10 @@ def _of_experts(shape: Shape) -> Iterator[str]:
         yield f"{shape.shared_experts} shared of {shape.shared_hidden}{' gated' * shape.shared_gated}"
 
 
-def _of_router(router: Router) -> Iterator[str]:
+def router_words(router: Router) -> Iterator[str]:
+    """Yield a few words for each setting of a router that is not ordinary."""
     if router.renormalise:
-        yield "renormalised"
+        yield "weights renormalised"
     if router.groups > 1:
         yield f"{router.top_groups} of {router.groups} groups"
     if router.selection_bias:
@@ -48,4 +49,4 @@ def _of_router(router: Router) -> Iterator[str]:
     if router.scale != 1:
         yield f"scale {router.scale:g}"
     if router.kind == "switch":
-        yield f"capacity {router.capacity_factor:g}"
+        yield f"capacity factor {router.capacity_factor:g}"

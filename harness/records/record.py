@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import msgspec
 
 from harness.cases.case import Case
-from harness.records.bounds import Amount, LogRatio, Nanoseconds
+from harness.records.bounds import Amount, Elapsed, LogRatio, Nanoseconds
 
 SCHEMA = 1
 
@@ -78,12 +78,12 @@ class Timing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     control_ns: list[Nanoseconds] | None = None
     processes: list[int] | None = None
     noise_floor: LogRatio | None = None
-    median_ns: Nanoseconds | None = None
-    min_ns: Nanoseconds | None = None
-    p05_ns: Nanoseconds | None = None
-    p95_ns: Nanoseconds | None = None
-    interval_ns: tuple[Nanoseconds, Nanoseconds] | None = None
-    min_interval_ns: tuple[Nanoseconds, Nanoseconds] | None = None
+    median_ns: Elapsed | None = None
+    min_ns: Elapsed | None = None
+    p05_ns: Elapsed | None = None
+    p95_ns: Elapsed | None = None
+    interval_ns: tuple[Elapsed, Elapsed] | None = None
+    min_interval_ns: tuple[Elapsed, Elapsed] | None = None
 
 
 class TensorError(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

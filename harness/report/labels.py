@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness.cases.labels import peculiarities, sizes_label
+from harness.cases.labels import peculiarities, router_words, sizes_label
 from harness.report.units import large
 
 if TYPE_CHECKING:
@@ -45,28 +45,13 @@ def describe(case: Case) -> str:
         "experts": "The time covers the routed experts alone, the routing is given",
         "layer": "The time covers the router, the routed and the shared experts",
     }[case.scope]
+    router = ", ".join([shape.router.kind, *router_words(shape.router)])
     backward = {"forward": ", forward only", "training": ", forward and backward"}[case.pass_]
     return (
         f"Each token passes through {per_token} experts, {kind} {shape.activation} networks{bias} of "
-        f"{shape.hidden} → {shape.expert_hidden} → {shape.hidden}; router {_router(shape)}{_shared(shape)}. "
+        f"{shape.hidden} → {shape.expert_hidden} → {shape.hidden}; router {router}{_shared(shape)}. "
         f"{large(shape.active_params)} of {large(shape.total_params)} weights are active. {computed}{backward}."
     )
-
-
-def _router(shape: Shape) -> str:
-    router = shape.router
-    words: list[str] = [router.kind]
-    if router.groups > 1:
-        words.append(f"choosing from {router.top_groups} of {router.groups} groups")
-    if router.renormalise:
-        words.append("weights renormalised")
-    if router.selection_bias:
-        words.append("selection bias")
-    if router.scale != 1:
-        words.append(f"scale {router.scale:g}")
-    if router.kind == "switch":
-        words.append(f"capacity factor {router.capacity_factor:g}")
-    return ", ".join(words)
 
 
 def _shared(shape: Shape) -> str:

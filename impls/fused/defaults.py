@@ -128,8 +128,7 @@ def _with_backward(made: Configuration) -> Configuration:
 
 def _flops(shape: Shape, tokens: int) -> float:
     """Of a forward pass of the routed experts."""
-    matrices = 3 if shape.gated else 2
-    return 2.0 * matrices * tokens * shape.active_experts * shape.hidden * shape.expert_hidden
+    return 2.0 * shape.matrices * tokens * shape.active_experts * shape.hidden * shape.expert_hidden
 
 
 def _fed_by_tma(made: Configuration) -> Configuration:

@@ -22,11 +22,11 @@ SHAPES: list[tuple[dict[str, Any], str]] = [
     ({"shared_experts": 2, "shared_hidden": 16}, "2 shared of 16"),
     ({"shared_experts": 2, "shared_hidden": 16, "shared_gated": True}, "2 shared of 16 gated"),
     ({"router": Router(kind="sigmoid")}, "sigmoid router"),
-    ({"router": Router(renormalise=True)}, "renormalised"),
+    ({"router": Router(renormalise=True)}, "weights renormalised"),
     ({"router": Router(groups=4, top_groups=2)}, "2 of 4 groups"),
     ({"router": Router(selection_bias=True)}, "selection bias"),
     ({"router": Router(scale=2.5)}, "scale 2.5"),
-    ({"router": Router(kind="switch", capacity_factor=1.5)}, "switch router capacity 1.5"),
+    ({"router": Router(kind="switch", capacity_factor=1.5)}, "switch router capacity factor 1.5"),
 ]
 
 

@@ -25,6 +25,7 @@ from harness.layer.weights import TORCH_DTYPES
 from impls._interpreter import interpreted
 from impls.fused.configuration import BARRIER_BYTES, Configuration, shared_bytes, shared_limit
 from impls.fused.defaults import default
+from impls.peers._package import numbers
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="under the interpreter nothing is compiled")
 
@@ -178,16 +179,9 @@ def assert_warpgroups_wait_for_each_other(one: Compiled) -> None:
     writes = r"cp\.async\.c[ag]\.|cp\.async\.bulk\.tensor" + ("" if one.persistent else r"|st\.shared")
     if not re.search(r"\.(reqntid|maxntid) 256\b", one.ptx):
         return
-    behind = False
-    for line in one.ptx.splitlines():
-        if "wgmma.wait_group" in line:
-            behind = True
-        elif "bar.sync" in line:
-            behind = False
-        else:
-            assert not (behind and re.search(writes, line)), (
-                f"{one.name} writes shared memory that a warpgroup may still read"
-            )
+    assert not between(one.ptx, r"wgmma\.wait_group", r"bar\.sync", writes), (
+        f"{one.name} writes shared memory that a warpgroup may still read"
+    )
 
 
 def assert_wgmma_sees_what_threads_copied(one: Compiled) -> None:
@@ -197,16 +191,22 @@ def assert_wgmma_sees_what_threads_copied(one: Compiled) -> None:
     """
     import triton
 
-    if tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:3]) < FENCED_FROM:
-        return
-    copied = False
-    for line in one.ptx.splitlines():
-        if "cp.async.wait_group" in line:
-            copied = True
-        elif "fence.proxy.async" in line:
-            copied = False
-        else:
-            assert not (copied and "wgmma.mma_async" in line), f"{one.name} multiplies what it may not see yet"
+    if numbers(triton.__version__) >= FENCED_FROM:
+        unseen = between(one.ptx, r"cp\.async\.wait_group", r"fence\.proxy\.async", r"wgmma\.mma_async")
+        assert not unseen, f"{one.name} multiplies what it may not see yet"
+
+
+def between(ptx: str, begin: str, end: str, what: str) -> bool:
+    """Whether a line with ``what`` stands behind one with ``begin`` and before the next with ``end``."""
+    inside = False
+    for line in ptx.splitlines():
+        if re.search(begin, line):
+            inside = True
+        elif re.search(end, line):
+            inside = False
+        elif inside and re.search(what, line):
+            return True
+    return False
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 64, 512, 4096])

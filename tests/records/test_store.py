@@ -144,6 +144,7 @@ def test_a_whole_line_that_cannot_be_read_says_what_to_do(make: Any, tmp_path: P
     [
         (("timing", "samples_ns", 0), 1e308, r"1e\+18"),
         (("timing", "samples_ns", 0), -1.0, "0"),
+        (("timing", "median_ns"), 1e-308, "0.001"),
         (("timing", "noise_floor"), 1e18, "100"),
         (("work", "floor_ns"), 1e308, r"1e\+18"),
         (("work", "useful_flops"), 1e308, r"1e\+30"),

@@ -53,8 +53,22 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+RIGHT = """
+def right(layer, x, routing):
+    y = x.new_zeros(x.shape)
+    for expert in range(layer.shape.experts):
+        tokens, slots = (routing.expert_ids == expert).nonzero(as_tuple=True)
+        hidden = layer.activate(x[tokens] @ layer.proj_in[expert].T)
+        y.index_add_(0, tokens, hidden @ layer.down[expert].T * routing.weights[tokens, slots, None])
+    return y
+"""
+"""What every implementation of such a package should compute."""
+
+
 class Site:
     """A folder like site-packages, to put on the path of this process or of a worker."""
+
+    right = RIGHT
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -22,8 +22,6 @@ READING = (
     "The dashed grey baseline is a dense layer with the same active FLOPs; it has fewer weights to read and may cross "
     "the line."
 )
-LEAST_NS = 1e-3
-"""No call takes less, whatever somebody wrote into a record: an axis needs an end."""
 
 
 def draw(group: Group) -> Figure | str:
@@ -80,7 +78,7 @@ def _floor(axes: Axes, rows: pd.DataFrame) -> list[End]:
         return []
     floor = moe.groupby("tokens")["floor_ns"].min()
     speeds = floor.index / floor * 1e9
-    slowest = rows["high_ns"].fillna(rows["median_ns"]).clip(lower=LEAST_NS)
+    slowest = rows["high_ns"].fillna(rows["median_ns"])
     bottom = (rows["tokens"] / slowest).min() * 1e9 / 1.5
     top = 2 * max(speeds.max(), rows["tokens_per_second"].max())
     axes.plot(floor.index, speeds, color=style.FLOOR, linewidth=1.4, label="floor")

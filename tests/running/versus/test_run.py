@@ -58,15 +58,6 @@ def prepare(layer):
         return y
     return forward
 """
-RIGHT = """
-def right(layer, x, routing):
-    y = x.new_zeros(x.shape)
-    for expert in range(layer.shape.experts):
-        tokens, slots = (routing.expert_ids == expert).nonzero(as_tuple=True)
-        hidden = layer.activate(x[tokens] @ layer.proj_in[expert].T)
-        y.index_add_(0, tokens, hidden @ layer.down[expert].T * routing.weights[tokens, slots, None])
-    return y
-"""
 SLEEP = "time.sleep(0.002)"
 
 
@@ -149,7 +140,7 @@ def repository(make_site: Any, git_in: Any, tmp_path_factory: pytest.TempPathFac
     site = make_site(tmp_path_factory.mktemp("two"))
     git = git_in(site.path)
     git("init", "--quiet")
-    site.package("moebench_two", _right=RIGHT)
+    site.package("moebench_two", _right=site.right)
     site.declare("moebench_two", "moebench.impls", "moebench_two")
     write(site, "base")
     (site.path / ".gitignore").write_text("__pycache__\n")
