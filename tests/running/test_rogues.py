@@ -5,7 +5,7 @@ Each costs its own record only, with the right status, a reason, and the end of 
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from textwrap import indent
@@ -21,7 +21,7 @@ from harness.running.machine import Machine, look_around
 from harness.running.plan import make_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from harness.records.record import Record
@@ -228,15 +228,19 @@ def test_nothing_is_left_running(run: Run) -> None:
 
 def _left() -> list[list[str]]:
     """Return what still runs of the rogue's own, and of ours."""
-    every = [process.cmdline() for process in psutil.process_iter() if not _zombie(process)]
-    mine = [process.cmdline() for process in psutil.Process(os.getpid()).children(recursive=True)]
-    return [line for line in every if line == ["sleep", "987654"]] + [
-        line for line in mine if "harness.running.worker" in line
-    ]
+    every, mine = _command_lines(psutil.process_iter()), _command_lines(psutil.Process().children(recursive=True))
+    workers = [line for line in mine if "harness.running.worker" in line]
+    return [line for line in every if line == ["sleep", "987654"]] + workers
 
 
-def _zombie(process: psutil.Process) -> bool:
-    return process.status() == psutil.STATUS_ZOMBIE
+def _command_lines(processes: Iterable[psutil.Process]) -> list[list[str]]:
+    """Of those that have not ended meanwhile."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.cmdline())
+    return found
 
 
 def test_the_gate_alone_takes_no_time(machine: Machine, plans: Any) -> None:
