@@ -28,8 +28,8 @@ from tests.pretended.tensors import FarTensor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-H100 = SimpleNamespace(
-    name="NVIDIA H100 80GB HBM3",
+PROPERTIES = SimpleNamespace(
+    name="Pretended GPU",  # so that no record can be taken for a real one
     major=9,
     minor=0,
     total_memory=80 << 30,
@@ -82,10 +82,10 @@ ANSWERS: dict[str, Any] = {
     "is_available": lambda: True,
     "device_count": lambda: 1,
     "current_device": lambda: 0,
-    "get_device_properties": lambda _device=None: H100,
-    "get_device_capability": lambda _device=None: (H100.major, H100.minor),
-    "get_device_name": lambda _device=None: H100.name,
-    "mem_get_info": lambda _device=None: (H100.total_memory, H100.total_memory),
+    "get_device_properties": lambda _device=None: PROPERTIES,
+    "get_device_capability": lambda _device=None: (PROPERTIES.major, PROPERTIES.minor),
+    "get_device_name": lambda _device=None: PROPERTIES.name,
+    "mem_get_info": lambda _device=None: (PROPERTIES.total_memory, PROPERTIES.total_memory),
     **{name: lambda _device=None: 0 for name in ("memory_allocated", "memory_reserved")},
     **{name: lambda _device=None: 1 << 20 for name in ("max_memory_allocated", "max_memory_reserved")},
     **dict.fromkeys(("synchronize", "set_device", "empty_cache", "reset_peak_memory_stats", "_sleep"), _anything),
