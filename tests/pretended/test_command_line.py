@@ -64,9 +64,7 @@ def test_from_a_run_to_its_report(moebench: Callable[..., str], tmp_path: Path) 
         *((name, pass_, "eager") for name in ("loop", "grouped", "dense") for pass_ in ("forward", "training")),
         *((name, "forward", "graph") for name in ("grouped", "dense")),
     }
-    page = moebench("report", str(tmp_path / "run"), "--out", str(tmp_path / "report"))
-    assert page
+    moebench("report", str(tmp_path / "run"), "--out", str(tmp_path / "report"))
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Pretended GPU" in text
     assert "a CUDA graph cannot hold it" in text
-    assert "energy" in text.lower()
