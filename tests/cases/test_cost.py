@@ -146,3 +146,22 @@ def test_memory_of_a_real_layer_is_near_its_weights_when_few_tokens_arrive() -> 
 def test_memory_counts_gradients_of_every_weight_in_training() -> None:
     case = Case(shape=preset("olmoe-1b-7b"), traffic=Traffic(tokens=1), pass_="training")
     assert cost.memory_estimate_bytes(case) > case.shape.total_params * (2 + 4 + 2 + 2)
+
+
+@pytest.mark.parametrize(
+    ("pass_", "dtype", "beside_weights"),
+    [
+        # inputs: rows and 20 slots; answers: float64 once, the dtype twice; then the oracle's expert or the workspace
+        ("forward", "bf16", (80 * 2 + 20 * 12) + 80 * (8 + 2 * 2) + (96 + 5 * 28) * 8),
+        ("training", "bf16", (160 * 2 + 20 * 12) + 160 * (8 + 2 * 2) + 416 * (4 + 2 * 2) + 2 * (96 + 5 * 28) * 8),
+        ("training", "fp32", (160 * 4 + 20 * 12) + 160 * (8 + 2 * 4) + 416 * (8 + 2 * 4) + 2 * 20 * 28 * 4),
+    ],
+)
+def test_memory_by_hand(pass_: str, dtype: str, beside_weights: int) -> None:
+    """10 tokens of 8: 20 slots over 4 experts of 3 * 8 * 4 = 96 weights; with the router's 32, 416 in all.
+
+    A slot's rows are 3 * 4 + 2 * 8 = 28 wide. Five slots an expert: the oracle's share.
+    """
+    case = msgspec.structs.replace(a_case(pass_=pass_), dtype=dtype)
+    needed = cost.memory_estimate_bytes(case)
+    assert needed == 4 * 96 * case.dtype_bytes + 32 * 4 + beside_weights

@@ -148,6 +148,12 @@ def test_dropped_slots_are_counted() -> None:
     assert found.tokens_per_expert_choice is None
 
 
+def test_dropped_slots_are_a_share_of_all_that_tokens_asked_for() -> None:
+    routing = Routing(torch.tensor([[0, 4], [1, 4], [2, 3], [4, 0], [1, 2]]), torch.ones(5, 2))
+    found = b.balance(routing, make_shape(4, 2))
+    assert found.drop_rate == pytest.approx(3 / 10)
+
+
 def test_expert_choice_reports_experts_per_token() -> None:
     shape = make_shape(16, 4, "expert_choice")
     found = measure(shape, 200, "gaussian:1")

@@ -317,3 +317,10 @@ def test_a_single_case_keeps_its_interval_and_none_has_none() -> None:
     assert geometric_mean([one, exact(-math.inf)]) is one
     assert geometric_mean([]) is None
     assert geometric_mean([exact(math.inf)]) is None
+
+
+def test_what_is_made_of_several_stands_on_the_least_of_them() -> None:
+    short, long = one_process([n / 100 for n in range(MIN_ROUNDS)]), many_processes([0.1, 0.2, 0.3, 0.4])
+    for made in (difference(short, long), difference(long, short), geometric_mean([long, short])):
+        assert made
+        assert (made.rounds, made.processes) == (MIN_ROUNDS, 1)

@@ -57,6 +57,19 @@ def test_neighbours_tell(make: Maker, neighbours: Neighbours, said: str) -> None
     assert_said(instability(make.record(neighbours=neighbours)), said)
 
 
+@pytest.mark.parametrize(("share", "lines"), [(0.05, 0), (0.051, 1)])
+def test_less_than_a_twentieth_of_the_cpus_is_not_worth_a_word(make: Maker, share: float, lines: int) -> None:
+    for neighbours in (Neighbours(others_share=share), Neighbours(steal_share=share)):
+        assert len(instability(make.record(timing=make.timing(QUIET), neighbours=neighbours))) == lines
+
+
+@pytest.mark.parametrize(("reach", "lines"), [(4.9, 0), (5.1, 1)])
+def test_a_median_is_unsteady_from_a_half_interval_of_a_twentieth_on(make: Maker, reach: float, lines: int) -> None:
+    """Of six samples, the fewest that reach 95 %, the interval is the range."""
+    samples = [100 - reach, 99.0, 100.0, 100.0, 101.0, 100 + reach]
+    assert len(instability(make.record(timing=make.timing(samples)))) == lines
+
+
 def assert_said(found: list[str], said: str) -> None:
     """One of the lines begins so, and all of them say what to do after a colon."""
     assert any(line.startswith(said) for line in found)

@@ -117,9 +117,11 @@ def test_a_shift_of_the_second_raises_the_floor() -> None:
 
 
 def test_few_rounds_have_a_high_floor() -> None:
-    """Student's interval with two degrees of freedom, of a mean of 0 and a standard deviation of 0.02."""
-    second = [100.0 * math.exp(shift) for shift in (-0.02, 0.0, 0.02)]
-    assert noise_floor([100.0] * 3, second) == pytest.approx(4.3027 * 0.02 / math.sqrt(3), rel=1e-4)
+    """Student's interval with two degrees of freedom and a standard deviation of 0.02: the end further from 0."""
+    for mean in (0.0, 0.01, -0.01):
+        second = [100.0 * math.exp(mean + shift) for shift in (-0.02, 0.0, 0.02)]
+        reach = abs(mean) + 4.3027 * 0.02 / math.sqrt(3)
+        assert noise_floor([100.0] * 3, second) == pytest.approx(reach, rel=1e-4)
 
 
 def test_the_noise_floor_pairs_rounds_and_needs_three() -> None:
