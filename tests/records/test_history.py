@@ -146,6 +146,12 @@ def test_what_is_not_the_code_starts_a_new_series(
     assert not new.steps.steps
 
 
+def test_what_changed_is_told_since_the_series_before_not_since_the_first(past: History) -> None:
+    for version in "123":
+        past.add(past.record(version=version))
+    assert [one.begins for one in past.series()] == [("loop version 2 → 3",), ("loop version 1 → 2",), ()]
+
+
 def test_another_host_is_another_series_and_no_change(past: History) -> None:
     past.add(past.record())
     past.add(past.record(), hostname="there")

@@ -100,6 +100,19 @@ def test_parts_are_taken_from_whoever_has_them(make: Any) -> None:
     assert (joined.neighbours.steal_share, joined.neighbours.gpu_processes) == (None, 2)
 
 
+def test_the_work_is_that_of_the_process_with_most_calls_over_the_lowest_floor(make: Any) -> None:
+    lengths_and_floors = ((2, 5.0), (6, 9.0), (4, 7.0))
+    records = {
+        i: make.record(
+            timing=make.timing([100.0] * length), work=make.work(distinct_experts=float(length), floor_ns=floor)
+        )
+        for i, (length, floor) in enumerate(lengths_and_floors)
+    }
+    work = join(records, None, "id").work
+    assert work is not None
+    assert (work.distinct_experts, work.floor_ns) == (6.0, 5.0)
+
+
 def test_how_it_was_taken_holds_for_all(make: Any) -> None:
     timings = [
         make.timing([1.0], warm=True, cache="hot", stopped="rounds", device_ns=[0.5]),
@@ -109,6 +122,9 @@ def test_how_it_was_taken_holds_for_all(make: Any) -> None:
     assert joined is not None
     assert (joined.warm, joined.cache, joined.stopped) == (False, "cold", "budget")
     assert joined.device_ns == [0.5, 0.6]
+    alike = join({i: make.record(timing=timings[0]) for i in range(2)}, None, "id").timing
+    assert alike is not None
+    assert (alike.warm, alike.cache, alike.stopped) == (True, "hot", "rounds")
     timings[0].device_ns = None
     joined = join({i: make.record(timing=timing) for i, timing in enumerate(timings)}, None, "id").timing
     assert joined is not None

@@ -86,6 +86,25 @@ def test_of_others_the_one_with_most_samples_is_taken(make: Maker, bouts: tuple[
     assert chosen(base, new) == "einsum"
 
 
+def test_many_samples_in_one_bout_do_not_make_up_for_few_in_the_other(
+    make: Maker, bouts: tuple[list[Record], list[Record]]
+) -> None:
+    base, new = bouts
+    del new[0]
+    base[2], new[1] = make.timed("einsum", MS, rounds=60), make.timed("einsum", MS, rounds=12)
+    assert chosen(base, new) == "loop"
+
+
+def test_a_control_in_one_bout_alone_is_worth_no_more_than_others(
+    make: Maker, bouts: tuple[list[Record], list[Record]]
+) -> None:
+    base, new = bouts
+    assert new[0].timing
+    new[0].timing.control_ns = None
+    base[2], new[2] = (make.timed("einsum", MS, rounds=60) for _ in range(2))
+    assert chosen(base, new) == "einsum"
+
+
 def test_a_yardstick_is_timed_alike(make: Maker, bouts: tuple[list[Record], list[Record]]) -> None:
     base, new = bouts
     assert new[0].timing
