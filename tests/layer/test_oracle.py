@@ -298,6 +298,20 @@ def test_near_ties_are_ambiguous_and_clear_choices_are_not() -> None:
     assert solve(tied, case, inputs, torch.float64).ambiguous.all()  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("largest", [1.0, 1000.0])
+def test_a_tie_is_near_within_four_float32_roundings_of_the_largest_logit(largest: float) -> None:
+    case = in_scope(make_case(6, hidden=16), "layer", "forward")
+    weights = dataclasses.replace(make_weights(case), router=torch.eye(4, 16))
+    inputs = make_inputs(case, weights, 0)
+    for gap, near in ((3, True), (5, False)):
+        logits = largest - torch.arange(4) * gap * largest * 2.0**-23
+        x = torch.zeros_like(inputs.x)
+        x[:, :4] = logits
+        found = solve(weights, case, dataclasses.replace(inputs, x=x), torch.float64).ambiguous
+        assert found is not None
+        assert found.all() if near else not found.any()
+
+
 @pytest.mark.parametrize("scope", ["experts", "layer"])
 @pytest.mark.parametrize("pass_", ["forward", "training"])
 def test_no_tokens(scope: str, pass_: str) -> None:

@@ -70,8 +70,10 @@ def test_shared_experts_are_one_ffn(gated: bool) -> None:
 
 
 def test_variance_is_one_over_fan_in() -> None:
-    weights = make_weights(make_case(bias=True, experts=32, shared_experts=1, shared_hidden=256))
+    weights = make_weights(make_case(bias=True, experts=32, shared_experts=1, shared_hidden=256, shared_gated=True))
     assert weights.shared is not None
+    assert weights.shared.gate is not None
+    assert weights.shared.gate.std().item() == pytest.approx(1 / 8, rel=0.3), "64 values tell no more"
     named = {**weights.parameters()}
     for key, fan_in in {"gate_up": 64, "down": 32, "router": 64, "shared_proj_in": 64, "shared_down": 256}.items():
         tensor = named[key]
