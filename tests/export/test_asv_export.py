@@ -58,6 +58,7 @@ def test_the_machine_is_described(history: History, make: Maker) -> None:
     about = load_json(str(history.results / "gpu-07" / "machine.json"), 1)
     assert about["machine"] == "gpu-07"
     assert about["gpu"] == "NVIDIA H100 80GB HBM3"
+    assert (about["cpu"], about["num_cpu"], about["ram"]) == ("a CPU", "2", "1 GiB")
     assert "driver" not in about  # a new driver would start every series anew
 
 

@@ -144,6 +144,19 @@ def test_a_process_is_a_value(make: Maker) -> None:
     assert read(records)["relative_time"]["loop"].values == [1.0, 1.0, 2.0]
 
 
+def test_rounds_that_only_one_of_the_two_was_timed_in_say_nothing(make: Maker) -> None:
+    records = [make.record("dense"), make.record("loop")]
+    for record, rounds in zip(records, (range(1, 16), range(15)), strict=True):
+        assert record.timing
+        record.timing.rounds = list(rounds)
+        record.timing.samples_ns = [2e6 if number == 7 else 1e6 for number in rounds]
+    assert read(records)["relative_time"]["loop"].values == [1.0]
+    assert records[1].timing
+    records[1].timing.rounds = list(range(100, 115))
+    skipped = read(records)["relative_time"]["loop"].skipped
+    assert skipped == "not timed in the same rounds as the dense baseline"
+
+
 def test_repeats_stand_side_by_side(make: Maker) -> None:
     found = read(
         [make.record("dense"), make.record("loop")],

@@ -121,11 +121,11 @@ def test_small_gains_are_no_step() -> None:
 
 def test_the_budget_ends_it_and_leaves_time_for_the_last_bout() -> None:
     bench = Bench(bowl)
-    found = bench.climb(4.0)
+    found = bench.climb(8.0)
     assert not found.whole
-    assert len(bench.bouts) == 4
+    assert len(bench.bouts) == 7
     assert bench.bouts[-1] == [(0, 0), tuple(found.best.values())]
-    assert bench.budgets[-1] == pytest.approx(1.0)
+    assert bench.budgets[-1] == pytest.approx(2.0)
 
 
 def test_a_bout_is_given_a_second_for_each_at_most() -> None:

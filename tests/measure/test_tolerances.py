@@ -103,6 +103,15 @@ def test_a_router_gradient_that_cancels_is_not_judged_by_its_rounding(
         assert norm > 10 * limit.least_norm
 
 
+def test_a_routing_weights_gradient_is_as_large_as_an_experts_output_before_the_routers_scale(kit: Any) -> None:
+    case = kit.case(9, router="sigmoid", scale=2.5, pass_="training", dtype="fp32")
+    weights = make_weights(case)
+    oracle = solve(weights, case, make_inputs(case, weights, 0), torch.float64)
+    limits = limits_of(case, oracle, oracle)
+    assert limits["weights"].least_norm == pytest.approx(oracle.tensors["y"].norm().item() / 2.5)
+    assert limits["down"].least_norm == 0
+
+
 def test_tokens_whose_routing_may_flip_are_held_against_the_reference(kit: Any) -> None:
     y = truth()
     flipped = y.clone()

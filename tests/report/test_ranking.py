@@ -119,7 +119,15 @@ def test_noise_of_ones_own_is_no_difference(make: Factory) -> None:
 def test_rounds_of_other_bouts_are_not_the_same_rounds(make: Factory) -> None:
     loop, batched = (contender(row) for row in rows_of(frame([make.run(rounds(make, 1.05, 0.5, 0.002, bout="other"))])))
     assert tied(loop, batched, MIN_DIFFERENCE)
-    assert not tied(loop, replace(batched, bout=loop.bout), MIN_DIFFERENCE)
+    batched = replace(batched, bout=loop.bout)
+    assert not tied(loop, batched, MIN_DIFFERENCE)
+    assert not tied(batched, loop, MIN_DIFFERENCE)
+
+
+@pytest.mark.parametrize(("floor", "ties"), [(0.02, True), (0.005, False)])
+def test_without_common_rounds_the_floor_bridges_what_intervals_do_not(floor: float, ties: bool) -> None:
+    a, b = Contender("a", 100.0, 99.9, 100.1), Contender("b", 101.0, 100.9, 101.1)
+    assert tied(a, b, floor) == tied(b, a, floor) == ties
 
 
 @pytest.mark.parametrize(("floor", "ties"), [(0.08, True), (0.01, False)])
