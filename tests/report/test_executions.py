@@ -75,6 +75,92 @@ def test_the_fastest_execution_may_be_shared(make: Factory) -> None:
     assert set(shared.fastest) == {"eager", "compile"}
 
 
+def of(**ms: float) -> dict[str, float]:
+    return ms
+
+
+def test_one_implementation_in_common_has_no_order_to_compare(make: Factory) -> None:
+    (match,) = contrast_of(make, {8: {"eager": of(loop=1, batched=2), "graph": of(loop=1, grouped_mm=2)}}).matches
+    assert not match.comparable("graph")
+    assert not match.told_apart("graph")
+
+
+def test_what_each_execution_tells_apart_by_itself_is_no_common_ground(make: Factory) -> None:
+    level = of(loop=1.0, batched=1.01)
+    contrast = contrast_of(make, {8: {"eager": level | of(grouped_mm=2), "graph": level | of(einsum=2)}})
+    (match,) = contrast.matches
+    assert match.comparable("graph")
+    assert not match.told_apart("graph")
+    assert order(contrast) == "nothing told apart"
+
+
+def test_no_winner_under_one_execution_is_no_other_winner(make: Factory) -> None:
+    broken = [make.failed(make.case(8, execution="graph"), name, "crashed") for name in ("loop", "batched")]
+    contrast = contrast_of(make, {8: {"eager": of(loop=1, batched=2)}}, *broken)
+    assert not contrast.matches[0].other_winner("graph")
+    assert order(contrast) == "nothing to compare"
+    assert "against" not in execution_tables.in_words(contrast)
+
+
+def test_the_noisier_execution_decides_whether_one_is_the_fastest(make: Factory) -> None:
+    """Told apart by both, were it not that identical code differed by 10 % under one of them."""
+    records = [
+        make.timed(make.case(8, execution=execution), "loop", 1e6 * ms, spread=0.001)
+        for execution, ms in (("eager", 1.05), ("graph", 1.0))
+    ]
+    for record in records:
+        assert record.timing
+        record.timing.noise_floor = 0.1
+        assert contrasts(make.groups(make.run(records)))[0].matches[0].fastest == ("graph", "eager")
+        record.timing.noise_floor = 0.001
+        assert contrasts(make.groups(make.run(records)))[0].matches[0].fastest == ("graph",)
+
+
+@pytest.mark.parametrize(
+    ("eager", "graph", "said"),
+    [
+        (of(loop=1, batched=2, grouped_mm=3), of(loop=0.5, batched=1, grouped_mm=2), "the same"),
+        (
+            of(loop=1, batched=2, grouped_mm=3),
+            of(loop=0.5, batched=2, grouped_mm=1),
+            "the same wins (`grouped_mm` passes `batched`)",
+        ),
+        (
+            of(a=1, b=2, c=3, d=4),
+            of(a=4, b=3, c=2, d=1),
+            "another wins (`b` passes `a`, `c` passes `a`, `d` passes `a`, 3 more)",
+        ),
+        (
+            of(a=1, b=2, c=3),
+            of(a=3, b=2, c=1),
+            "another wins (`b` passes `a`, `c` passes `a`, `c` passes `b`)",
+        ),
+    ],
+)
+def test_the_order_in_words(make: Factory, eager: dict[str, float], graph: dict[str, float], said: str) -> None:
+    assert order(contrast_of(make, {8: {"eager": eager, "graph": graph}})) == said
+
+
+def order(contrast: Contrast) -> str:
+    """The last cell of the only case's row."""
+    (row,) = [line for line in execution_tables.winners_table(contrast, 1).splitlines() if line.startswith("| 8 ")]
+    return row.strip("| ").rpartition("|")[2].strip()
+
+
+def test_ties_and_cases_without_a_rank_are_counted(make: Factory) -> None:
+    by_tokens: dict[int, Times] = {
+        8: FLIP,
+        16: {"eager": {"loop": 1.0}, "compile": {"loop": 1.01}},
+        32: {"eager": {"loop": 1.0}, "compile": {"loop": 0.99}},
+    }
+    broken = [make.failed(make.case(64, execution=execution), "loop", "crashed") for execution in ("eager", "compile")]
+    said = execution_tables.in_words(contrast_of(make, by_tokens, *broken))
+    assert said == (
+        "Of 4 cases under several executions: compile alone is fastest in 1, 2 are ties, in 1 nothing could be ranked."
+        " Compile against eager: another implementation wins in 1 of 1, some change places in 1."
+    )
+
+
 def test_the_table_says_who_wins_by_how_much_and_what_changes(make: Factory) -> None:
     failed = make.failed(make.case(8, execution="graph"), "loop", "unsupported")
     table = execution_tables.winners_table(contrast_of(make, {8: FLIP}, failed), 1)

@@ -9,6 +9,7 @@ import pytest
 from harness.cases.shape import Shape
 from harness.report.style import FAMILY_COLOURS
 from harness.report.sweeps import sweeps
+from tests.report.conftest import FAMILIES
 
 if TYPE_CHECKING:
     from tests.report.conftest import Factory
@@ -68,6 +69,29 @@ def test_cost_of_sparsity_compares_the_fastest_with_dense(make: Factory) -> None
     assert outcome.cost_of_sparsity == pytest.approx(2.0)
     (group,) = make.groups(make.run(records[:2]))
     assert group.outcomes[0].cost_of_sparsity is None
+
+
+def test_the_cost_of_sparsity_is_held_against_the_fastest_baseline_that_counts(make: Factory) -> None:
+    case = make.case()
+    times = {"loop": 4e6, "dense": 2e6, "dense.other": 3e6}
+    records = [make.timed(case, name, ns, family=FAMILIES.get(name, "dense")) for name, ns in times.items()]
+    wrong = make.timed(case, "dense.wrong", 1e3, family="dense", status="impossible", reason="too fast")
+    (group,) = make.groups(make.run([*records, wrong]))
+    assert group.outcomes[0].cost_of_sparsity == pytest.approx(2.0)
+
+
+def test_no_speed_is_drawn_that_does_not_count(make: Factory) -> None:
+    case = make.case()
+    records = [
+        make.timed(case, "loop"),
+        make.timed(case, "dense"),
+        make.timed(case, "fast", 1e3, status="impossible", reason="too fast"),
+        make.timed(case, "unproven", agreement=None),
+        make.timed(make.case(0), "batched"),
+        make.failed(case, "grouped_mm", "crashed"),
+    ]
+    (group,) = make.groups(make.run(records))
+    assert sorted(group.speeds["impl"]) == ["dense", "loop"]
 
 
 def shape(experts: int, top_k: int, width: int = 64) -> Shape:
