@@ -147,8 +147,9 @@ class TestStopping:
         assert track.run([entry])[0] == "interval"
         assert len(entry.samples_ns) == RULES.min_rounds
 
-    def test_not_before_enough_was_measured(self, track: Track) -> None:
-        entry = track.entry("a", 1000)
+    @pytest.mark.parametrize("calls", [1, 5])
+    def test_not_before_enough_was_measured(self, track: Track, calls: int) -> None:
+        entry = track.entry("a", 1000 / calls, calls=calls)
         stopped, spent = track.run([entry], replace(RULES, min_measured_ns=25_000))
         assert (stopped, spent) == ("interval", 25_000)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -227,6 +228,20 @@ def test_who_fails_while_timed_is_dropped_by_name(
     assert isinstance(dropped.error, error)
     assert says in str(dropped.error)
     assert kit.notes[-1][0] == "b"
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_one_call_of_a_sample_that_changes_its_inputs_is_enough(kit: Any, place: int) -> None:
+    """Four calls make a sample here, and it may be any of them; the warm-up takes 600 calls."""
+    late = itertools.count()
+
+    def spoil_one(x: Tensor, _routing: Routing, y: Tensor) -> Tensor:
+        return x.zero_() * 0 + y if next(late) == place else y
+
+    made = section(kit, kit.costing(MS), after(GATE_CALLS + 800, kit, spoil_one, 0.25 * MS))
+    with pytest.raises(DroppedError) as caught:
+        made.run(2000 * MS, 0)
+    assert "a timed call changed its inputs" in str(caught.value.error)
 
 
 def test_the_results_of_one_are_gone_when_the_next_works(kit: Any) -> None:
