@@ -14,9 +14,11 @@ from torch import Tensor
 from harness.layer.weights import make_weights
 from harness.measure.bout import Bout
 from harness.measure.clocks import clock_for
+from harness.measure.metering import ENERGY_SHARE
 from harness.measure.result import describe
 from harness.measure.settings import read_settings
 from harness.measure.surroundings import NOBODY
+from harness.measure.timing import Timed, TimedSection
 from harness.records.environment import Ceilings
 from harness.records.record import Record
 
@@ -290,6 +292,53 @@ def test_the_budget_is_kept_within_reason(kit: Any, costs: tuple[float, ...]) ->
     records = kit.bout(entrants, budget_ns=10 * S)
     assert kit.clock.now - start < 1.3 * 10 * S
     assert {record.status for record in records.values()} == {"ok"}
+
+
+@pytest.fixture
+def timed_for(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The budgets that the timed sections of bouts got, one after the other."""
+    run, budgets = TimedSection.run, list[float]()
+
+    def remembered(section: TimedSection, budget_ns: float, meter_calls: int) -> Timed:
+        budgets.append(budget_ns)
+        return run(section, budget_ns, meter_calls)
+
+    monkeypatch.setattr(TimedSection, "run", remembered)
+    return budgets
+
+
+def test_timing_gets_what_the_gate_leaves_and_a_quarter_at_least(kit: Any, timed_for: list[float]) -> None:
+    kit.bout([kit.implementation(kit.costing(MS))], budget_ns=0.1 * S)
+    kit.bout([kit.implementation(kit.costing(MS))], budget_ns=3 * MS)
+    assert timed_for == [0.1 * S - 3 * MS, 0.25 * 3 * MS]
+
+
+def test_two_fifths_are_left_to_energy_where_a_counter_can_read_its_window(kit: Any, timed_for: list[float]) -> None:
+    board = SimpleNamespace(process_ids=lambda: None)
+    for seconds in (10, 1):
+        kit.bout([kit.implementation(kit.costing(MS))], around=kit.around(board=board), budget_ns=seconds * S)
+    assert timed_for == pytest.approx([(1 - ENERGY_SHARE) * (10 * S - 3 * MS), S - 3 * MS])
+
+
+def test_those_who_start_over_have_what_the_one_who_failed_left(kit: Any, timed_for: list[float]) -> None:
+    def fails_late(layer: Layer) -> Forward:
+        count = iter(range(10**9))
+
+        def forward(x: Tensor, routing: Routing) -> Tensor:
+            assert next(count) < 80
+            y: Tensor = kit.experts(layer, x, routing)
+            return y
+
+        return forward
+
+    start = kit.clock.now
+    bad = kit.implementation(kit.costing(MS, fails_late), "bad")
+    records = kit.bout([bad, kit.implementation(kit.costing(MS), "good")], budget_ns=0.5 * S)
+    assert (records["bad"].status, records["good"].status) == ("error", "ok")
+    first, second = timed_for
+    assert first == 0.5 * S - 6 * MS
+    assert 0.25 * first < second <= first - 77 * MS
+    assert kit.clock.now - start < 0.55 * S
 
 
 def test_a_budget_that_is_far_too_small_still_gives_three_samples(kit: Any) -> None:
