@@ -106,6 +106,13 @@ def test_a_default_without_a_time_is_a_failure_with_its_reason(plans: Any) -> No
     assert decide(case, outcome(case, 1.0, records=[])).word == "failed"
 
 
+def test_a_best_that_is_faster_than_the_device_can_be_is_not_kept(plans: Any) -> None:
+    case = plans.case()
+    records = [timed(case, [1e6] * 20), timed(case, [1.0] * 20, status="impossible", reason="too fast")]
+    finding = decide(case, outcome(case, 1.0, records=records))
+    assert (finding.word, finding.why) == ("failed", "impossible: too fast")
+
+
 def test_refused_is_only_what_is_refused_in_every_case(plans: Any) -> None:
     case = plans.case()
     no, neither = (

@@ -38,6 +38,12 @@ def test_joules_of_a_call(simulation: Any, board: Board) -> None:
     assert energy.throttle_reasons == []
 
 
+def test_a_clock_that_fell_within_the_window_is_seen(simulation: Any, board: Board, nvml: Any) -> None:
+    nvml.nvmlDeviceGetClockInfo = lambda *_: 1755 if simulation.now_s < 14 else 1410
+    energy = measure(simulation, board)
+    assert energy.sm_clock_mhz == (1410, 1755)
+
+
 def test_nothing_synchronises_inside_the_window_and_the_gpu_never_waits(simulation: Any, board: Board) -> None:
     energy = measure(simulation, board)
     assert energy.calls
