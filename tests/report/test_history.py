@@ -148,6 +148,15 @@ def test_headline_and_what_was_never_measured(eventful: Past) -> None:
     ]
 
 
+def test_of_an_implementation_never_measured_the_newest_record_is_told(past: Past) -> None:
+    small, large = past.make.case(8), past.make.case(64)
+    past.add([past.timed(1e6), past.make.failed(large, "einsum", "oom", "it needs 2 GiB more")])
+    past.add([past.timed(1e6), past.make.failed(small, "einsum", "crashed", "SIGSEGV")])
+    assert unmeasured_lines(past.ask()) == [
+        "einsum: 2 records of 2 cases, none with a figure; the newest is crashed: SIGSEGV"
+    ]
+
+
 def test_a_line_a_series(eventful: Past) -> None:
     history = eventful.ask()
     (panel,) = history.panels

@@ -15,6 +15,7 @@ from harness.cases.traffic import Traffic
 from harness.running.plan import (
     BOUT_SECONDS,
     CEILINGS_SECONDS,
+    GFLOP_SECONDS,
     LEAST_BOUT_SECONDS,
     WORKER_START_SECONDS,
     Plan,
@@ -99,6 +100,15 @@ def test_what_comes_before_the_clock_counts_where_the_budget_is_too_small_for_it
     ahead_s = 100 * LEAST_BOUT_SECONDS + 0.25 * 4.0
     least_s = WORKER_START_SECONDS + CEILINGS_SECONDS + ahead_s
     assert least_s <= many.expected_s < least_s + 1.0
+
+
+def test_the_oracle_and_every_implementation_compute_before_the_clock(plans: Any) -> None:
+    """10,000 tokens of 2 experts of 3 * 32 * 16 weights: 0.06 GFLOP a call."""
+    few, many = (
+        made(plans, plans.planned(tokens, ("einsum", "loop")), budget_s=0.0).expected_s for tokens in (1, 10_001)
+    )
+    gflop = 6 * 10_000 * 2 * 32 * 16 / 1e9
+    assert many - few == pytest.approx(3 * GFLOP_SECONDS * gflop)
 
 
 def test_training_and_every_implementation_take_their_time_before_the_clock(plans: Any) -> None:
