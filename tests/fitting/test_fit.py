@@ -13,6 +13,7 @@ from harness.fitting.figures import Choices
 from harness.fitting.fit import fit_layers
 from harness.fitting.load import GRIDS, Shelf, best_parameter, curves, energy_score, make_shelves
 from harness.fitting.repeats import fit_repeats
+from harness.fitting.results import Range
 from harness.traces.format import TraceInfo
 from harness.traces.writing import make_trace, write_trace
 
@@ -150,6 +151,25 @@ def test_one_draw_in_forty_one_is_turned_away() -> None:
     assert told.count(False) == pytest.approx(400 / 41, abs=12)
     assert is_one_of({"cv2": 9.0, "gini": 0.0}, draws(SEEDS), "load") is False
     assert is_one_of({"cv2": math.nan, "gini": math.nan}, draws(SEEDS), "load") is None
+
+
+def test_each_figure_is_held_against_its_own_scatter() -> None:
+    rng = np.random.default_rng(3)
+    draws = [{"cv2": a, "gini": 0.01 * b} for a, b in rng.normal(size=(SEEDS, 2))]
+    assert is_one_of({"cv2": 0.0, "gini": 0.0}, draws, "load")
+    assert not is_one_of({"cv2": 0.0, "gini": 0.1}, draws, "load"), "ten standard deviations, though a small number"
+
+
+def test_a_figure_that_a_draw_does_not_define_has_no_range() -> None:
+    draws = [{"cv2": 0.5, "gini": value} for value in (0.1, math.nan, 0.3)]
+    assert ranges(draws) == {"cv2": Range(mean=0.5, low=0.5, high=0.5)}
+
+
+def test_a_distance_is_the_share_of_slots_that_would_have_to_go_elsewhere() -> None:
+    trace = np.array([0.75, 0.25])
+    assert energy_score(trace, np.array([[0.5, 0.5]])) == pytest.approx(0.25)
+    draws = np.array([[1.0, 0.0], [0.5, 0.5]])  # 0.25 from the trace both, 0.5 from each other
+    assert energy_score(trace, draws) == pytest.approx(0.25 - 0.5 / 2)
 
 
 def test_a_constant_figure_holds_itself_and_nothing_else() -> None:
