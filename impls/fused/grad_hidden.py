@@ -17,7 +17,7 @@ from impls.fused.configuration import blocks_of
 from impls.fused.dot import narrow
 from impls.fused.operands import across_rows
 from impls.fused.slopes import gated_value_and_slopes, value_and_slope
-from impls.fused.tiling import GROUP, find_tile, grid, multiply
+from impls.fused.tiling import GROUP, find_tile, grid, halves, multiply
 
 if TYPE_CHECKING:
     from impls.fused.configuration import Tiles
@@ -209,7 +209,7 @@ def finish_hidden(
     """
     if WIDTH > SLICE:
         half: tl.constexpr = WIDTH // 2
-        left, right = tl.split(tl.permute(tl.reshape(da, (BLOCK_M, 2, half)), (0, 2, 1)))
+        left, right = halves(da, BLOCK_M, half)
         shares = finish_hidden(
             left, z, dz, weighted, rows, inside, weight, first_column,
             I, GATED, ACTIVATION, BLOCK_M, half, SLICE,

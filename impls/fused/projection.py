@@ -7,7 +7,7 @@ import triton.language as tl
 
 from impls.fused.dot import dot
 from impls.fused.slopes import gated_value_and_slopes, value_and_slope
-from impls.fused.tiling import load_inside
+from impls.fused.tiling import halves, load_inside
 
 
 @triton.jit
@@ -68,11 +68,7 @@ def project(
         sums = dot(a, b, sums)
     if bias is not None:
         sums += tl.load(bias + expert * (PARTS * WIDTH) + row).to(tl.float32)[None, :]
-    if GATED:
-        gate, up = tl.split(tl.permute(tl.reshape(sums, (BLOCK_M, 2, BLOCK_N)), (0, 2, 1)))
-    else:
-        gate, up = sums, sums
-    return gate, up
+    return halves(sums, BLOCK_M, BLOCK_N) if GATED else (sums, sums)
 
 
 @triton.jit

@@ -117,3 +117,9 @@ def multiply(
             right += BLOCK_K * WIDTH
         sums = dot(a, b, sums)
     return sums
+
+
+@triton.jit
+def halves(tile, ROWS: tl.constexpr, HALF: tl.constexpr):
+    """Split the columns of a tile (ROWS, 2 * HALF): the left half and the right one, (ROWS, HALF) each."""
+    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, HALF)), (0, 2, 1)))
