@@ -14,7 +14,6 @@ from torch import Tensor
 from harness.layer.weights import make_weights
 from harness.measure.bout import Bout
 from harness.measure.clocks import clock_for
-from harness.measure.metering import ENERGY_SHARE
 from harness.measure.result import describe
 from harness.measure.settings import read_settings
 from harness.measure.surroundings import NOBODY
@@ -317,7 +316,7 @@ def test_two_fifths_are_left_to_energy_where_a_counter_can_read_its_window(kit: 
     board = SimpleNamespace(process_ids=lambda: None)
     for seconds in (10, 1):
         kit.bout([kit.implementation(kit.costing(MS))], around=kit.around(board=board), budget_ns=seconds * S)
-    assert timed_for == pytest.approx([(1 - ENERGY_SHARE) * (10 * S - 3 * MS), S - 3 * MS])
+    assert timed_for == pytest.approx([0.6 * (10 * S - 3 * MS), S - 3 * MS])
 
 
 def test_those_who_start_over_have_what_the_one_who_failed_left(kit: Any, timed_for: list[float]) -> None:

@@ -119,20 +119,22 @@ HOP, ODD = math.log(1.01), math.log(1.03)
 
 
 @pytest.mark.parametrize(
-    ("values", "given", "noise"),
+    ("values", "width", "floor", "noise"),
     [
-        ([100.0] * 4 + [200.0] * 4, {}, 0.005),
-        ([100.0, 101.0] * 2 + [200.0, 202.0] * 2, {}, 3 * 1.4826 * HOP / math.sqrt(2)),
+        ([100.0] * 4 + [200.0] * 4, 0.0, None, 0.005),
+        ([100.0, 101.0] * 2 + [200.0, 202.0] * 2, 0.0, None, 3 * 1.4826 * HOP / math.sqrt(2)),
         # One odd point in seven: most hops are nothing, so that only the scatter around the two levels tells.
-        (([100.0] * 3 + [103.0] + [100.0] * 3) + ([200.0] * 3 + [206.0] + [200.0] * 3), {}, 3 * ODD / 7),
-        ([100.0] * 4 + [200.0] * 4, {"noise": 0.1}, 0.1),
-        ([100.0] * 4 + [200.0] * 4, {"width": 0.2}, math.hypot(*[math.log(1.2 / 0.8) / 2] * 2)),
-        ([100.0] * 4 + [200.0], {"noise": 0.1}, 1.5 * 0.1),
+        ([100.0] * 3 + [103.0] + [100.0] * 3 + [200.0] * 3 + [206.0] + [200.0] * 3, 0.0, None, 3 * ODD / 7),
+        ([100.0] * 4 + [200.0] * 4, 0.0, 0.1, 0.1),
+        ([100.0] * 4 + [200.0] * 4, 0.2, None, math.hypot(*[math.log(1.2 / 0.8) / 2] * 2)),
+        ([100.0] * 4 + [200.0], 0.0, 0.1, 1.5 * 0.1),
     ],
     ids=["the least", "between points", "around levels", "the same code", "intervals", "the newest alone"],
 )
-def test_the_noise_is_the_largest_of_what_is_known(values: list[float], given: dict[str, float], noise: float) -> None:
-    (step,) = find_steps(points(values, **({"width": 0.0, "noise": None} | given)), TRACKED["time"]).steps  # type: ignore[arg-type]
+def test_the_noise_is_the_largest_of_what_is_known(
+    values: list[float], width: float, floor: float | None, noise: float
+) -> None:
+    (step,) = find_steps(points(values, width, floor), TRACKED["time"]).steps
     assert step.noise == pytest.approx(math.expm1(noise))
 
 

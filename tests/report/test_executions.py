@@ -41,6 +41,17 @@ def contrast_of(make: Factory, by_tokens: dict[int, Times], *more: Record) -> Co
     return found
 
 
+def of(**ms: float) -> dict[str, float]:
+    """Milliseconds by implementation."""
+    return ms
+
+
+def order(contrast: Contrast) -> str:
+    """The last cell of the only case's row."""
+    (row,) = [line for line in execution_tables.winners_table(contrast, 1).splitlines() if line.startswith("| 8 ")]
+    return row.strip("| ").rpartition("|")[2].strip()
+
+
 def test_groups_that_differ_otherwise_are_not_joined(make: Factory) -> None:
     cases = [make.case(64), make.case(64, execution="graph", dtype="fp16"), make.case(8, pass_="training")]
     assert contrasts(make.groups(make.run([make.timed(case, "loop") for case in cases]))) == []
@@ -73,10 +84,6 @@ def test_the_fastest_execution_may_be_shared(make: Factory) -> None:
     flip, shared = contrast_of(make, {8: FLIP, 64: level}).matches
     assert flip.fastest == ("compile",)
     assert set(shared.fastest) == {"eager", "compile"}
-
-
-def of(**ms: float) -> dict[str, float]:
-    return ms
 
 
 def test_one_implementation_in_common_has_no_order_to_compare(make: Factory) -> None:
@@ -139,12 +146,6 @@ def test_the_noisier_execution_decides_whether_one_is_the_fastest(make: Factory)
 )
 def test_the_order_in_words(make: Factory, eager: dict[str, float], graph: dict[str, float], said: str) -> None:
     assert order(contrast_of(make, {8: {"eager": eager, "graph": graph}})) == said
-
-
-def order(contrast: Contrast) -> str:
-    """The last cell of the only case's row."""
-    (row,) = [line for line in execution_tables.winners_table(contrast, 1).splitlines() if line.startswith("| 8 ")]
-    return row.strip("| ").rpartition("|")[2].strip()
 
 
 def test_ties_and_cases_without_a_rank_are_counted(make: Factory) -> None:
